@@ -1,0 +1,14 @@
+"""What every doctest may use without importing it: torch, and the public names."""
+
+from typing import Any
+
+import pytest
+import torch
+
+import structure_reg
+
+
+@pytest.fixture(autouse=True)
+def _names(doctest_namespace: dict[str, Any]) -> None:
+    doctest_namespace["torch"] = torch
+    doctest_namespace.update({name: getattr(structure_reg, name) for name in structure_reg.__all__})

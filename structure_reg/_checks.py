@@ -1,0 +1,161 @@
+"""Every error a user can meet: kind, shape, device and option, never a value inside a tensor.
+
+One voice: ``{function}: expected {what}, got {what}``. TypeError for the wrong kind of thing,
+ValueError for the wrong shape, device or option. Reading a tensor's values would make the GPU wait
+for the host, so NaN and inf pass through.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_features(function: str, *, rows: int = 2, **features: Any) -> None:
+    """Refuse anything that is not a floating (n, d) tensor with n >= rows and d >= 1."""
+    for name, x in features.items():
+        check_float_tensor(function, name, x)
+        if x.ndim != 2:
+            raise ValueError(f"{function}: expected {name} of shape (n, d), got {tuple(x.shape)}")
+        if x.shape[0] < rows or x.shape[1] < 1:
+            raise ValueError(
+                f"{function}: expected {name} with n >= {rows} rows and d >= 1 columns, "
+                f"got shape {tuple(x.shape)}"
+            )
+
+
+def check_paired(function: str, *, rows: int = 2, **features: Any) -> None:
+    """Refuse two feature tensors that do not have the same rows on the same device."""
+    check_features(function, rows=rows, **features)
+    (x_name, x), (y_name, y) = features.items()
+    if x.shape[0] != y.shape[0]:
+        raise ValueError(
+            f"{function}: expected {x_name} and {y_name} with the same number of rows, "
+            f"got {x.shape[0]} and {y.shape[0]}"
+        )
+    check_device(function, f"{x_name} and {y_name}", x, y)
+
+
+def check_float_tensor(function: str, name: str, x: Any) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{function}: expected {name} to be a tensor, got {type(x).__name__}")
+    if x.dtype not in FLOATS:
+        raise TypeError(
+            f"{function}: expected {name} in float16, bfloat16, float32 or float64, got {x.dtype}"
+        )
+
+
+def check_device(function: str, names: str, *tensors: Tensor) -> None:
+    devices = {tensor.device for tensor in tensors}
+    if len(devices) > 1:
+        got = " and ".join(sorted(map(str, devices)))
+        raise ValueError(f"{function}: expected {names} on one device, got {got}")
+
+
+def check_ids(function: str, ids: Any, x: Tensor) -> None:
+    """Refuse ids that are not an integer (n,) tensor beside x; None means all rows differ."""
+    if ids is None:
+        return
+    if not isinstance(ids, Tensor):
+        raise TypeError(f"{function}: expected ids to be a tensor, got {type(ids).__name__}")
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise TypeError(f"{function}: expected ids of an integer dtype, got {ids.dtype}")
+    if ids.shape != x.shape[:1]:
+        raise ValueError(
+            f"{function}: expected ids of shape ({x.shape[0]},), got {tuple(ids.shape)}"
+        )
+    check_device(function, "ids and features", ids, x)
+
+
+def check_scalar(function: str, name: str, value: Any) -> None:
+    """Accept a finite number, or a floating tensor of one element, whose value is not read."""
+    if isinstance(value, Tensor):
+        check_float_tensor(function, name, value)
+        if value.numel() != 1:
+            raise ValueError(
+                f"{function}: expected {name} to have one element, got shape {tuple(value.shape)}"
+            )
+    else:
+        check_number(function, name, value)
+
+
+def check_number(
+    function: str,
+    name: str,
+    value: Any,
+    *,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    below: float = math.inf,
+) -> None:
+    """Refuse a number outside (above, below), or under least. NaN and inf are always outside."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{function}: expected {name} to be a number, got {type(value).__name__}")
+    if not (above < float(value) < below and float(value) >= least):
+        bounds = [f"{name} > {above:g}"] * (above > -math.inf)
+        bounds += [f"{name} >= {least:g}"] * (least > -math.inf)
+        bounds += [f"{name} < {below:g}"] * (below < math.inf)
+        raise ValueError(
+            f"{function}: expected {' and '.join(bounds) or f'a finite {name}'}, got {value}"
+        )
+
+
+def check_count(function: str, name: str, value: Any, *, least: int = 1) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise TypeError(f"{function}: expected {name} to be an integer, got {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{function}: expected {name} >= {least}, got {value}")
+
+
+def check_choice(function: str, name: str, value: Any, choices: Collection[str]) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{function}: expected {name} to be a string, got {type(value).__name__}")
+    if value not in choices:
+        listed = ", ".join(map(repr, choices))
+        raise ValueError(f"{function}: expected {name} to be one of {listed}, got {value!r}")
+
+
+def check_square(function: str, name: str, x: Tensor) -> None:
+    if x.ndim != 2 or x.shape[0] != x.shape[1]:
+        raise ValueError(f"{function}: expected {name} of shape (n, n), got {tuple(x.shape)}")
+
+
+def check_same_shape(function: str, **tensors: Any) -> None:
+    """Refuse tensors of different shapes or devices, or without a last axis."""
+    for name, x in tensors.items():
+        check_float_tensor(function, name, x)
+    names = " and ".join(tensors)
+    shapes = [tuple(x.shape) for x in tensors.values()]
+    if len(set(shapes)) > 1 or not shapes[0]:
+        got = " and ".join(map(str, shapes))
+        raise ValueError(f"{function}: expected {names} of one shape (..., n), got {got}")
+    check_device(function, names, *tensors.values())
+
+
+def check_no_group(function: str, group: Any) -> None:
+    if group is not None:
+        raise NotImplementedError(
+            f"{function}: expected group=None, the batch of this process alone; "
+            "a batch that spans processes is not supported yet"
+        )
+
+
+def check_same_width(function: str, **features: Tensor) -> None:
+    widths = {name: x.shape[1] for name, x in features.items()}
+    if len(set(widths.values())) > 1:
+        names, got = " and ".join(widths), " and ".join(map(str, widths.values()))
+        raise ValueError(f"{function}: expected {names} with the same columns, got {got}")
+
+
+def no_temperature(function: str, perplexity: float, nearest: float) -> ValueError:
+    return ValueError(
+        f"{function}: expected rows that some temperature gives a perplexity of {perplexity:g}, "
+        f"got rows whose nearest is {nearest:g}, because too many of them are equal"
+    )

@@ -1,0 +1,1 @@
+"""Which layers of two encoders to align."""

@@ -1,0 +1,1 @@
+"""What to minimise: differentiable, lower is better, one idea a file, function and module in it."""

@@ -1,0 +1,124 @@
+"""What to look at beside a STRUCTURE value: neighbours seen, and whether the head collapsed."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from structure_reg._checks import check_number, check_paired
+from structure_reg.losses.temperature import row_entropy
+from structure_reg.losses.transition import cosine_kernel, log_transition_matrix
+
+
+class StructureDiagnostics(NamedTuple):
+    """Six 0-d tensors that :func:`structure_diagnostics` returns, printed as a short table.
+
+    Attributes
+    ----------
+    frozen_self_mass, aligned_self_mass : Tensor
+        Mean of the diagonal of the transition matrix, in [0, 1]. Near 1 a row sees only itself:
+        raise the temperature.
+    frozen_perplexity, aligned_perplexity : Tensor
+        Rows that a row sees, itself included: exp of the mean row entropy, in [1, n]. Near n all
+        rows look alike: lower the temperature.
+    aligned_mean_cosine : Tensor
+        Mean cosine of two different rows of `aligned`, at most 1. At 1 the head has collapsed to a
+        point, where the loss has no gradient.
+    aligned_participation_ratio : Tensor
+        Directions that carry the variance of `aligned`, :math:`(\\sum \\lambda)^2 / \\sum
+        \\lambda^2` over the eigenvalues of its covariance; at most min(n - 1, d), 0 when collapsed.
+    """
+
+    frozen_self_mass: Tensor
+    aligned_self_mass: Tensor
+    frozen_perplexity: Tensor
+    aligned_perplexity: Tensor
+    aligned_mean_cosine: Tensor
+    aligned_participation_ratio: Tensor
+
+    def __str__(self) -> str:
+        """Return a table of both sides."""
+        return (
+            f"{'':20}{'frozen':>10}{'aligned':>10}\n"
+            f"{'self-mass':20}{self.frozen_self_mass:10.3f}{self.aligned_self_mass:10.3f}\n"
+            f"{'perplexity':20}{self.frozen_perplexity:10.1f}{self.aligned_perplexity:10.1f}\n"
+            f"{'mean cosine':20}{'':10}{self.aligned_mean_cosine:10.3f}\n"
+            f"{'participation ratio':20}{'':10}{self.aligned_participation_ratio:10.1f}"
+        )
+
+
+@torch.no_grad()
+def structure_diagnostics(
+    frozen: Tensor, aligned: Tensor, *, temperature: float = 0.05, centering: str = "after"
+) -> StructureDiagnostics:
+    r"""Measure how many neighbours the loss sees on each side, and whether `aligned` collapsed.
+
+    Parameters
+    ----------
+    frozen : Tensor of shape (n, d0)
+        Features of the pretrained encoder, n >= 2.
+    aligned : Tensor of shape (n, d)
+        The same samples after the head.
+    temperature : float
+        :math:`\tau > 0`, as in :func:`structure_loss`.
+    centering : {"after", "before", "none"}
+        As in :func:`structure_loss`.
+
+    Returns
+    -------
+    StructureDiagnostics
+        Six 0-d tensors, float32 or float64, without gradient; nothing waits for a GPU until they
+        are printed.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong kind.
+    ValueError
+        If the shapes, rows or devices do not fit, n < 2, or an option is out of range.
+
+    See Also
+    --------
+    temperature_for_perplexity : The temperature for a wanted perplexity.
+
+    References
+    ----------
+    Collapse as the head's mean cosine: Gao et al., "Representation Degeneration Problem in Training
+    Natural Language Generation Models", ICLR 2019, arXiv 1907.12009.
+
+    Examples
+    --------
+    At the published temperature, unrelated directions see themselves alone:
+
+    >>> print(structure_diagnostics(torch.eye(100), torch.ones(100, 3)))
+                            frozen   aligned
+    self-mass                1.000     0.010
+    perplexity                 1.0     100.0
+    mean cosine                        1.000
+    participation ratio                  0.0
+    """
+    check_paired("structure_diagnostics", frozen=frozen, aligned=aligned)
+    check_number("structure_diagnostics", "temperature", temperature, above=0.0)
+    self_mass, perplexity = {}, {}
+    for side, x in (("frozen", frozen), ("aligned", aligned)):
+        log_p = log_transition_matrix(
+            cosine_kernel(x, centering=centering), temperature=temperature
+        )
+        self_mass[side] = log_p.diagonal().exp().mean()
+        perplexity[side] = row_entropy(log_p).mean().exp()
+    n = len(aligned)
+    cosines = cosine_kernel(aligned, centering="none")
+    K = cosine_kernel(aligned)  # centred: its trace is the variance
+    trace, squares = K.diagonal().sum(), K.square().sum()
+    # Below the rounding of n unit rows there is no variance left to count directions in.
+    collapsed = trace <= n * torch.finfo(K.dtype).eps ** 2
+    return StructureDiagnostics(
+        self_mass["frozen"],
+        self_mass["aligned"],
+        perplexity["frozen"],
+        perplexity["aligned"],
+        (cosines.sum() - cosines.diagonal().sum()) / (n * (n - 1)),
+        torch.where(collapsed, 0, trace.square() / torch.where(collapsed, 1, squares)),
+    )
