@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from structure_reg._tiles import tile_budget
 from structure_reg.losses.clip import ClipLoss, clip_loss
 from structure_reg.losses.diagnostics import StructureDiagnostics, structure_diagnostics
 from structure_reg.losses.divergence import js_divergence, reverse_js_divergence
@@ -26,4 +27,5 @@ __all__ = [
     "structure_diagnostics",
     "structure_loss",
     "temperature_for_perplexity",
+    "tile_budget",
 ]

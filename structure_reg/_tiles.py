@@ -14,9 +14,7 @@ _mebibytes = 64.0
 def tile_budget(mebibytes: float) -> Iterator[None]:
     """Bound the scratch memory of tiled computations inside a ``with`` block.
 
-    Results do not depend on it beyond rounding. Smaller tiles take less memory, larger ones waste
-    less time between products; the default of 64 MiB is within a few percent of the fastest on a
-    CPU.
+    Results do not depend on it beyond rounding. Outside any block it is 64 MiB.
 
     Parameters
     ----------
@@ -43,7 +41,7 @@ def tile_budget(mebibytes: float) -> Iterator[None]:
     >>> torch.allclose(small, clip_loss(x, x))
     True
     """
-    global _mebibytes  # noqa: PLW0603
+    global _mebibytes
     check_number("tile_budget", "mebibytes", mebibytes, above=0.0)
     before, _mebibytes = _mebibytes, float(mebibytes)
     try:
@@ -53,5 +51,5 @@ def tile_budget(mebibytes: float) -> Iterator[None]:
 
 
 def tile_rows(bytes_per_row: int) -> int:
-    """Return how many rows of a tile fit the budget, 16 at the least so that products stay products."""
+    """Rows of a tile that fit the budget, 16 at the least so that products stay products."""
     return max(16, int(_mebibytes * 2**20) // bytes_per_row)
