@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from structure_reg._checks import check_number, check_paired
+from structure_reg._checks import check_choice, check_number, check_paired
 from structure_reg.losses.temperature import row_entropy
-from structure_reg.losses.transition import cosine_kernel, log_transition_matrix
+from structure_reg.losses.transition import CENTERINGS, cosine_kernel, log_transition_matrix
 
 
 class StructureDiagnostics(NamedTuple):
@@ -101,6 +101,7 @@ def structure_diagnostics(
     """
     check_paired("structure_diagnostics", frozen=frozen, aligned=aligned)
     check_number("structure_diagnostics", "temperature", temperature, above=0.0)
+    check_choice("structure_diagnostics", "centering", centering, CENTERINGS)
     self_mass, perplexity = {}, {}
     for side, x in (("frozen", frozen), ("aligned", aligned)):
         log_p = log_transition_matrix(

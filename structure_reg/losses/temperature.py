@@ -7,8 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from structure_reg._checks import check_features, check_number, no_temperature
-from structure_reg.losses.transition import cosine_kernel
+from structure_reg._checks import (
+    check_choice,
+    check_features,
+    check_number,
+    no_temperature,
+)
+from structure_reg.losses.transition import CENTERINGS, cosine_kernel
 
 # In log-perplexity: the wanted number of neighbours is met to 0.001 %, float32 allows no less.
 TOLERANCE = 1e-5
@@ -69,6 +74,7 @@ def temperature_for_perplexity(
     name = "temperature_for_perplexity"
     check_features(name, frozen=frozen)
     check_number(name, "perplexity", perplexity, above=1.0, below=float(len(frozen)))
+    check_choice(name, "centering", centering, CENTERINGS)
     K = cosine_kernel(frozen, centering=centering)  # (n, n)
     spread = (K.amax() - K.amin()).item()
     if math.isnan(spread):

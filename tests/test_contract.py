@@ -1,0 +1,279 @@
+"""The laws, each over every row of the table of promises."""
+
+from __future__ import annotations
+
+import inspect
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from contract import IDS, PROMISES, TESTED_IN, Options, Promise, Tensors, normal
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import structure_reg as sr
+
+N = len(IDS)
+VARIANTS = [
+    pytest.param(name, options, id=f"{name}-{index}")
+    for name, promise in PROMISES.items()
+    for index, options in enumerate(promise.variants)
+]
+DIFFERENTIABLE = [case for case in VARIANTS if PROMISES[str(case.values[0])].gradient]
+every_variant = pytest.mark.parametrize(("name", "options"), VARIANTS)
+every_gradient = pytest.mark.parametrize(("name", "options"), DIFFERENTIABLE)
+every_loss = pytest.mark.parametrize(
+    ("name", "options"), [case for case in VARIANTS if PROMISES[str(case.values[0])].by_sample]
+)
+every_function = pytest.mark.parametrize("name", PROMISES)
+
+
+def call(name: str, tensors: Tensors, options: Options) -> Tensor:
+    """The function's value; a tuple of scalars becomes one vector."""
+    value = getattr(sr, name)(*tensors, **options)
+    return torch.stack(value) if isinstance(value, tuple) else value
+
+
+def inputs(name: str, n: int = N, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensors:
+    return tuple(x.to(dtype) for x in PROMISES[name].inputs(n, seed))
+
+
+def gradients(name: str, tensors: Tensors, options: Options) -> list[Tensor]:
+    leaves = [
+        x.clone().requires_grad_() if i in PROMISES[name].gradient else x
+        for i, x in enumerate(tensors)
+    ]
+    value = call(name, tuple(leaves), options)
+    # Weights that differ: those of a plain sum would hide errors that cancel over the samples.
+    (value * normal(*value.shape, seed=7).to(value)).sum().backward()
+    return [leaves[i].grad for i in PROMISES[name].gradient]
+
+
+def to_numpy(options: Options) -> Options:
+    return {k: v.numpy() if isinstance(v, Tensor) else v for k, v in options.items()}
+
+
+def test_the_table_is_the_public_namespace() -> None:
+    twins = [promise.twin.__name__ for promise in PROMISES.values() if promise.twin]
+    assert sorted([*PROMISES, *twins, *TESTED_IN]) == sr.__all__
+    for name, file in TESTED_IN.items():
+        assert name in (Path(__file__).parent / file).read_text(), f"{name} is not in {file}"
+
+
+@every_variant
+@settings(max_examples=15, deadline=None)
+@given(n=st.integers(2, 30), seed=st.integers(0, 2**20))
+def test_equals_its_oracle(name: str, options: Options, n: int, seed: int) -> None:
+    if "ids" in options:
+        options = {**options, "ids": torch.arange(n) % max(1, n // 3)}
+    tensors = inputs(name, n, seed)
+    expected = PROMISES[name].oracle(*(x.numpy() for x in tensors), **to_numpy(options))
+    np.testing.assert_allclose(call(name, tensors, options), expected, rtol=1e-9, atol=1e-9)
+
+
+@every_gradient
+def test_gradient_is_the_derivative(name: str, options: Options) -> None:
+    tensors = inputs(name, 6)
+    if "ids" in options:
+        options = {**options, "ids": IDS[:6]}
+    leaves = tuple(x.requires_grad_(i in PROMISES[name].gradient) for i, x in enumerate(tensors))
+    assert torch.autograd.gradcheck(lambda *x: call(name, x, options), leaves)
+    if PROMISES[name].twice:
+        assert torch.autograd.gradgradcheck(lambda *x: call(name, x, options), leaves)
+
+
+@every_variant
+def test_invariant_to_what_is_declared_and_to_no_more(name: str, options: Options) -> None:
+    tensors = inputs(name)
+    value = call(name, tensors, options)
+    for change, holds in PROMISES[name].invariant(options).items():
+        changed = call(name, change(*tensors), options)
+        close = torch.allclose(changed, value, rtol=1e-9, atol=1e-11)
+        assert close == holds, f"{name} under {change.__name__}"
+
+
+@every_variant
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_stays_in_its_range(name: str, options: Options, dtype: torch.dtype) -> None:
+    low, high = PROMISES[name].bounds(options, N)
+    for seed in range(5):
+        value = call(name, inputs(name, seed=seed, dtype=dtype), options)
+        assert low - 1e-6 <= value.min()
+        assert value.max() <= high + 1e-6
+
+
+@every_loss
+def test_order_of_the_samples_does_not_matter(name: str, options: Options) -> None:
+    order = torch.randperm(N, generator=torch.Generator().manual_seed(0))
+    permuted = {**options, "ids": options["ids"][order]} if "ids" in options else options
+    value = call(name, inputs(name), options)
+    moved = call(name, tuple(x[order] for x in inputs(name)), permuted)
+    torch.testing.assert_close(moved, value[order] if value.ndim else value, rtol=1e-9, atol=1e-12)
+
+
+@every_loss
+def test_reductions_agree(name: str, options: Options) -> None:
+    rows, mean, total = (
+        call(name, inputs(name), {**options, "reduction": r}) for r in ("none", "mean", "sum")
+    )
+    assert rows.shape == (N,)
+    torch.testing.assert_close(rows.mean(), mean)
+    torch.testing.assert_close(rows.sum(), total)
+
+
+@every_function
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str
+)
+def test_computes_in_float32_at_least(name: str, dtype: torch.dtype) -> None:
+    value = call(name, inputs(name, dtype=dtype), {})
+    assert value.dtype == torch.promote_types(dtype, torch.float32)
+
+
+@every_gradient
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_low_precision_gradient(name: str, options: Options, dtype: torch.dtype) -> None:
+    tensors = inputs(name, dtype=dtype)
+    exact = gradients(name, tuple(x.double() for x in tensors), options)
+    for ours, true in zip(gradients(name, tensors, options), exact, strict=True):
+        assert ours.dtype == dtype
+        error = (ours.double() - true).norm() / true.norm()
+        assert error <= PROMISES[name].half_tolerance[dtype]
+
+
+@every_variant
+def test_autocast_changes_no_bit(name: str, options: Options) -> None:
+    tensors = inputs(name, dtype=torch.float32)
+    plain = call(name, tensors, options)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(call(name, tensors, options), plain)
+
+
+@every_gradient
+def test_one_graph_under_compile(name: str, options: Options) -> None:
+    torch.compiler.reset()
+    function = getattr(sr, name)
+    compiled = torch.compile(
+        lambda *x: function(*x, **options), fullgraph=True, backend="aot_eager"
+    )
+    tensors = inputs(name)
+    leaves = [
+        x.clone().requires_grad_() if i in PROMISES[name].gradient else x
+        for i, x in enumerate(tensors)
+    ]
+    value = compiled(*leaves)
+    torch.testing.assert_close(value, call(name, tensors, options))
+    (value * normal(*value.shape, seed=7).to(value)).sum().backward()
+    expected = gradients(name, tensors, options)
+    for i, true in zip(PROMISES[name].gradient, expected, strict=True):
+        torch.testing.assert_close(leaves[i].grad, true)
+
+
+@every_variant
+def test_needs_no_values(name: str, options: Options) -> None:
+    """On the meta device there are none: whatever read one would fail here, or wait on a GPU."""
+    tensors = inputs(name)
+    on_meta = {k: v.to("meta") if isinstance(v, Tensor) else v for k, v in options.items()}
+    value = call(name, tuple(x.to("meta") for x in tensors), on_meta)
+    expected = call(name, tensors, options)
+    assert (value.shape, value.dtype) == (expected.shape, expected.dtype)
+
+
+@every_variant
+def test_leaves_its_inputs_alone(name: str, options: Options) -> None:
+    tensors = inputs(name)
+    before = [x.clone() for x in tensors]
+    call(name, tensors, options)
+    assert all(torch.equal(x, b) for x, b in zip(tensors, before, strict=True))
+
+
+@every_function
+def test_nan_in_nan_out(name: str) -> None:
+    for position in range(len(inputs(name))):
+        tensors = inputs(name)
+        tensors[position][1, 0] = torch.nan
+        assert call(name, tensors, {}).isnan().any()
+
+
+@every_function
+def test_refuses_what_is_no_float_tensor(name: str) -> None:
+    tensors = inputs(name)
+    for position, x in enumerate(tensors):
+        for bad, got in ((x.numpy(), "ndarray"), (x.long(), "torch.int64")):
+            arguments = (*tensors[:position], bad, *tensors[position + 1 :])
+            with pytest.raises(TypeError, match=rf"^{name}: expected \w+ .*, got .*{got}$"):
+                call(name, arguments, {})
+
+
+@every_function
+def test_refuses_what_does_not_fit(name: str) -> None:
+    tensors = inputs(name)
+    misfits: list[Tensors] = [tuple(x[0] for x in tensors[:1]) + tensors[1:]]
+    if PROMISES[name].paired:
+        misfits += [
+            (tensors[0], tensors[1][:-1]),
+            (tensors[0], tensors[1].to("meta")),
+            (tensors[0][None], tensors[1]),
+        ]
+    for arguments in misfits:
+        with pytest.raises(ValueError, match=rf"^{name}: expected .*, got "):
+            call(name, arguments, {})
+
+
+@every_function
+def test_refuses_bad_options(name: str) -> None:
+    for options, error in PROMISES[name].bad_options:
+        (option,) = options
+        with pytest.raises(error, match=rf"^{name}: expected .*{option}.*, got "):
+            call(name, inputs(name), options)
+
+
+TWINS = [name for name, promise in PROMISES.items() if promise.twin]
+
+
+@pytest.mark.parametrize(("name", "options"), [c for c in VARIANTS if c.values[0] in TWINS])
+def test_the_module_is_the_function(name: str, options: Options) -> None:
+    promise = PROMISES[name]
+    in_call = {k: v for k, v in options.items() if k in promise.call_options}
+    module = twin(promise)(**{k: v for k, v in options.items() if k not in promise.call_options})
+    tensors = inputs(name)
+    assert torch.equal(module(*tensors, **in_call), call(name, tensors, options))
+    assert not module.state_dict()
+    assert all(f"{k}=" in repr(module) for k in options if k not in promise.call_options)
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_the_module_has_the_options_of_the_function(name: str) -> None:
+    promise = PROMISES[name]
+    function = inspect.signature(getattr(sr, name)).parameters
+    constructor = inspect.signature(twin(promise)).parameters
+    forward = inspect.signature(twin(promise).forward).parameters
+    described = {**constructor, **forward}
+    del described["self"]
+    assert {k: (p.default, p.kind) for k, p in described.items()} == {
+        k: (p.default, p.kind) for k, p in function.items()
+    }
+    for options, error in promise.bad_options:
+        (option,) = options
+        if option not in promise.call_options:
+            with pytest.raises(error, match=rf"^{twin(promise).__name__}: expected .*{option}"):
+                twin(promise)(**options)
+
+
+def twin(promise: Promise) -> Any:
+    assert promise.twin is not None
+    return promise.twin
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_a_group_is_refused_in_a_clear_sentence(name: str) -> None:
+    with pytest.raises(NotImplementedError, match=f"^{name}: expected group=None"):
+        call(name, inputs(name), {"group": object()})
+
+
+def test_every_bound_is_a_bound() -> None:
+    assert all(p.bounds({}, N) != (-inf, inf) for p in PROMISES.values() if p.by_sample)
