@@ -15,7 +15,7 @@ from structure_reg.losses.transition import CENTERINGS, cosine_kernel, log_trans
 class StructureDiagnostics(NamedTuple):
     """Six 0-d tensors that :func:`structure_diagnostics` returns, printed as a short table.
 
-    Attributes
+    Parameters
     ----------
     frozen_self_mass, aligned_self_mass : Tensor
         Mean of the diagonal of the transition matrix, in [0, 1]. Near 1 a row sees only itself:

@@ -34,7 +34,7 @@ def siglip_loss(
     reduction: str = "mean",
     group: Any = None,
 ) -> Tensor:
-    r"""Each pair of the batch judged alone: do these two rows belong together?
+    r"""Judge every pair of the batch alone: whether its two rows belong together.
 
     .. math:: \ell_i = \sum_j \log \bigl( 1 + e^{-t_{ij} (s \hat x_i \cdot \hat y_j + b)} \bigr),
               \qquad t_{ij} = \pm 1
@@ -47,9 +47,9 @@ def siglip_loss(
         Paired features, n >= 2; row i of `x` belongs to row i of `y`. Their length does not
         matter: rows are normalised here.
     logit_scale : float or Tensor of one element
-        s, exponentiated already as open_clip passes it; a tensor gets a gradient.
+        The slope s, exponentiated already as open_clip passes it; a tensor gets a gradient.
     logit_bias : float or Tensor of one element
-        b; starts near -10 because nearly all pairs of a batch are negatives.
+        The offset b; starts near -10 because nearly all pairs of a batch are negatives.
     ids : Tensor of shape (n,), optional
         Integers; rows that share one are positives of each other.
     reduction : {"mean", "sum", "none"}

@@ -1,0 +1,187 @@
+"""Align two frozen encoders on 658 pairs: which layers, and with or without STRUCTURE.
+
+    python examples/quickstart.py                        # a ViT-S/14 and MiniLM
+    python examples/quickstart.py --image image_effnet   # an EfficientNet and MiniLM
+
+Scores every pair of layers, trains linear heads on the last and on the selected pair with and
+without STRUCTURE, fits two closed forms beside them, and prints recall on pairs of unseen concepts.
+Everything that matters is in `train`: the last term of its loss is the line to add to your own.
+"""
+
+# %%
+import argparse
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from tqdm import tqdm
+
+from structure_reg import clip_loss, layer_similarity, structure_loss, temperature_for_perplexity
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--image", default="image_dino", choices=["image_dino", "image_effnet"])
+parser.add_argument("--text", default="text_minilm", choices=["text_minilm"])
+parser.add_argument("--seeds", type=int, default=3)
+parser.add_argument("--steps", type=int, default=300)
+parser.add_argument("--weight", type=float, default=10.0, help="of the STRUCTURE term")
+parser.add_argument("--perplexity", type=float, default=40.0, help="neighbours that a row sees")
+parser.add_argument("--output", type=Path, default=Path("outputs/quickstart.png"))
+args = parser.parse_args()
+
+# %% Real features: every kept layer of both encoders, one row a pair
+data = Path(__file__).parent / "data"
+features = load_file(data / "openclipart.safetensors")
+pairs = [json.loads(line) for line in (data / "openclipart.jsonl").read_text().splitlines()]
+
+_, ids = np.unique([pair["text"] for pair in pairs], return_inverse=True)
+ids = torch.from_numpy(ids)  # rows of equal text are positives of each other
+train_rows = torch.tensor([pair["split"] == "train" for pair in pairs])
+test_rows = ~train_rows
+images = {k: v.float() for k, v in sorted(features.items()) if k.startswith(args.image)}
+texts = {k: v.float() for k, v in sorted(features.items()) if k.startswith(args.text)}
+
+# %% Which layers? Mutual nearest neighbours over the training pairs, every layer with every layer
+scores = layer_similarity(
+    [x[train_rows] for x in images.values()], [y[train_rows] for y in texts.values()]
+)
+best_image, best_text = divmod(int(scores.argmax()), len(texts))
+layer_pairs = {
+    "last": (list(images)[-1], list(texts)[-1]),
+    "selected": (list(images)[best_image], list(texts)[best_text]),
+}
+if layer_pairs["last"] == layer_pairs["selected"]:
+    layer_pairs = {"last = selected": layer_pairs["last"]}
+
+
+# %% Heads: a CLIP loop, and one line more
+def train(x: Tensor, y: Tensor, weight: float, seed: int, progress: tqdm) -> tuple[nn.Module, ...]:
+    torch.manual_seed(seed)
+    head_x, head_y = nn.Linear(x.shape[1], 256), nn.Linear(y.shape[1], 256)
+    log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+    optimizer = torch.optim.AdamW(
+        [*head_x.parameters(), *head_y.parameters(), log_scale], lr=1e-3, weight_decay=1e-4
+    )
+    temperature_x = temperature_for_perplexity(x, args.perplexity)
+    temperature_y = temperature_for_perplexity(y, args.perplexity)
+    for _ in range(args.steps):
+        z_x, z_y = head_x(x), head_y(y)
+        loss = clip_loss(z_x, z_y, log_scale.exp(), ids=ids[train_rows])
+        if weight:
+            loss = loss + weight / 2 * (
+                structure_loss(x, z_x, temperature=temperature_x)
+                + structure_loss(y, z_y, temperature=temperature_y)
+            )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        progress.update()
+    return head_x.requires_grad_(False), head_y.requires_grad_(False)
+
+
+# %% Closed forms on standardised features, to keep the trained heads honest
+def ridge(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Regress texts on images with a penalty of 1 x the mean variance; texts stay as they are."""
+    covariance = x.T @ x / len(x)
+    penalty = covariance.trace() / len(covariance) * torch.eye(len(covariance))
+    return torch.linalg.solve(covariance + penalty, x.T @ y / len(x)), torch.eye(y.shape[1])
+
+
+def cca(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The 256 most correlated directions, with the same penalty on both covariances."""
+
+    def whitening(z: Tensor) -> Tensor:
+        variances, directions = torch.linalg.eigh(z.T @ z / len(z))
+        return directions * (variances + variances.mean()).rsqrt() @ directions.T
+
+    W_x, W_y = whitening(x), whitening(y)
+    U, _, V = torch.linalg.svd(W_x @ (x.T @ y / len(x)) @ W_y)
+    return W_x @ U[:, :256], W_y @ V[:256].T
+
+
+# %% Recall on unseen concepts: a picture has one text, a text may have several pictures
+def recalls(z_x: Tensor, z_y: Tensor, ids: Tensor) -> list[float]:
+    """R@1, R@5, R@10 from image to text, then from text to image, in percent."""
+    different_texts = torch.from_numpy(np.unique(ids, return_index=True)[1])
+    similarity = normalize(z_x, dim=1) @ normalize(z_y[different_texts], dim=1).T
+    positive = ids[:, None] == ids[different_texts]
+    found = []
+    for s, p in ((similarity, positive), (similarity.T, positive.T)):
+        best = s.masked_fill(~p, -torch.inf).amax(1, keepdim=True)
+        wrong_before = ((s >= best) & ~p).sum(1)  # a tie counts against the head
+        found += [100 * (wrong_before < k).float().mean().item() for k in (1, 5, 10)]
+    return found
+
+
+def standardise(x: Tensor) -> Tensor:
+    return (x - x[train_rows].mean(0)) / x[train_rows].std(0)
+
+
+results: dict[str, np.ndarray] = {}  # method -> (seeds, 6)
+steps = len(layer_pairs) * 2 * args.seeds * args.steps
+with tqdm(total=steps, desc="training heads", unit="step") as progress:
+    for name, (image, text) in layer_pairs.items():
+        x, y = images[image], texts[text]
+        for weight, term in ((0.0, ""), (args.weight, " + STRUCTURE")):
+            rows = []
+            for seed in range(args.seeds):
+                head_x, head_y = train(x[train_rows], y[train_rows], weight, seed, progress)
+                rows.append(recalls(head_x(x[test_rows]), head_y(y[test_rows]), ids[test_rows]))
+            results[f"{name}{term}"] = np.array(rows)
+        x, y = standardise(x), standardise(y)
+        for closed_form in (ridge, cca):
+            W_x, W_y = closed_form(x[train_rows], y[train_rows])
+            row = recalls(x[test_rows] @ W_x, y[test_rows] @ W_y, ids[test_rows])
+            results[f"{name}, {closed_form.__name__}"] = np.array([row])
+
+# %% What came out
+print(f"\n{'':23}{'image to text':^21}{'text to image':^21}")
+columns = "".join(f"{f'R@{k}':>7}" for k in (1, 5, 10))
+print(f"{'':23}{columns}{columns}{'mean':>7}   ± over {args.seeds} seeds")
+for name, rows in results.items():
+    per_seed = rows.mean(1)
+    spread = f"   {per_seed.std(ddof=1):.1f}" if len(rows) > 1 else ""
+    cells = "".join(f"{value:7.1f}" for value in (*rows.mean(0), per_seed.mean()))
+    print(f"{name:23}{cells}{spread}")
+for name, (image, text) in layer_pairs.items():
+    plain, structured = results[name].mean(), results[f"{name} + STRUCTURE"].mean()
+    print(
+        f"\n{name}: {image} with {text}; STRUCTURE changes the mean recall"
+        f" by {structured - plain:+.1f} points ({structured / plain - 1:+.0%})",
+        end="",
+    )
+print()
+
+# %% One picture
+figure, (grid, bars) = plt.subplots(
+    1, 2, figsize=(11, 4), layout="constrained", gridspec_kw={"width_ratios": [1, 2]}
+)
+grid.imshow(scores, cmap="Blues", aspect="auto")
+for (row, column), value in np.ndenumerate(scores.numpy()):
+    shade = "white" if value > (scores.max() + scores.min()) / 2 else "black"
+    grid.text(column, row, f"{value:.3f}", ha="center", va="center", color=shade)
+box = plt.Rectangle((best_text - 0.5, best_image - 0.5), 1, 1, fill=False, lw=3, ec="tab:orange")
+grid.add_patch(box)
+grid.set_xticks(range(len(texts)), [name.split(".")[1] for name in texts])
+grid.set_yticks(range(len(images)), [name.split(".")[1] for name in images])
+grid.set(xlabel=f"layer of {args.text}", ylabel=f"layer of {args.image}")
+grid.set_title("mutual nearest neighbours\n(best pair boxed)")
+
+for index, (name, rows) in enumerate(results.items()):
+    color = "tab:orange" if "STRUCTURE" in name else "tab:gray" if "," in name else "tab:blue"
+    spread = rows.mean(1).std(ddof=1) if len(rows) > 1 else 0
+    bars.barh(index, rows.mean(), color=color, xerr=spread, capsize=4)
+    bars.text(rows.mean() + spread + 0.3, index, f"{rows.mean():.1f}", va="center")
+bars.set_yticks(range(len(results)), results)
+bars.invert_yaxis()
+bars.margins(x=0.12)
+bars.spines[["top", "right"]].set_visible(False)
+bars.set(xlabel="mean of R@1, R@5, R@10 both ways, %")
+bars.set_title(f"{test_rows.sum()} pairs of unseen concepts, {train_rows.sum()} to train on")
+args.output.parent.mkdir(parents=True, exist_ok=True)
+figure.savefig(args.output, dpi=150)
+print(f"picture: {args.output}")

@@ -1,0 +1,76 @@
+"""The house itself: who imports whom, who may raise, what is public."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+import structure_reg as sr
+
+ROOT = Path(sr.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+every_file = pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """Modules of this package that a file imports, at the top or inside a function."""
+    names = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    names |= {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
+    return {name for name in names if name.split(".")[0] == "structure_reg"}
+
+
+@every_file
+def test_foundations_do_not_import_rooms(file: Path) -> None:
+    if not file.name.startswith("_") or file.name == "__init__.py":
+        return
+    for module in imported(ast.parse(file.read_text())):
+        assert module.startswith("structure_reg._"), f"{file.name} imports {module}"
+
+
+@every_file
+def test_only_the_checks_raise(file: Path) -> None:
+    """A message is written in one place; elsewhere an error is handed over or passed on."""
+    if file.name == "_checks.py":
+        return
+    for node in ast.walk(ast.parse(file.read_text())):
+        assert not isinstance(node, ast.Assert), f"{file.name}:{node.lineno} asserts"
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            made_by = ast.unparse(node.exc.func)
+            assert made_by.startswith("no_"), f"{file.name}:{node.lineno} raises {made_by}"
+
+
+@every_file
+def test_no_host_waits_for_a_device_in_losses(file: Path) -> None:
+    if file.parent.name == "losses" and file.name != "temperature.py":
+        assert ".item()" not in file.read_text()
+
+
+@every_file
+def test_a_file_is_one_idea(file: Path) -> None:
+    assert len(file.read_text().splitlines()) <= 300
+
+
+def test_public_names_are_sorted_and_documented() -> None:
+    assert sr.__all__ == sorted(sr.__all__)
+    for name in sr.__all__:
+        doc = inspect.getdoc(getattr(sr, name)) or ""
+        assert doc, name
+        if inspect.isfunction(getattr(sr, name)):
+            sections = ("Parameters", "Returns", "Raises", "Examples")
+            missing = [s for s in sections if f"{s}\n---" not in doc.replace("Yields", "Returns")]
+            assert not missing, f"{name} lacks {missing}"
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    reference = (Path(__file__).parents[1] / "docs/reference.md").read_text()
+    missing = [n for n in sr.__all__ if f":: {n}\n" not in reference]
+    assert not missing
+
+
+def test_version_is_that_of_the_installed_package() -> None:
+    assert sr.__version__ == version("structure-reg")
+    assert (ROOT / "py.typed").exists()
