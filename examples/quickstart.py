@@ -28,7 +28,7 @@ parser.add_argument("--image", default="image_dino", choices=["image_dino", "ima
 parser.add_argument("--text", default="text_minilm", choices=["text_minilm"])
 parser.add_argument("--seeds", type=int, default=3)
 parser.add_argument("--steps", type=int, default=300)
-parser.add_argument("--weight", type=float, default=10.0, help="of the STRUCTURE term")
+parser.add_argument("--weight", type=float, default=25.0, help="of STRUCTURE, on each side")
 parser.add_argument("--perplexity", type=float, default=40.0, help="neighbours that a row sees")
 parser.add_argument("--output", type=Path, default=Path("outputs/quickstart.png"))
 args = parser.parse_args()
@@ -44,6 +44,12 @@ train_rows = torch.tensor([pair["split"] == "train" for pair in pairs])
 test_rows = ~train_rows
 images = {k: v.float() for k, v in sorted(features.items()) if k.startswith(args.image)}
 texts = {k: v.float() for k, v in sorted(features.items()) if k.startswith(args.text)}
+
+
+def standardise(x: Tensor) -> Tensor:
+    """Columns of mean 0 and variance 1 in training: many encoders live in a narrow cone."""
+    return (x - x[train_rows].mean(0)) / x[train_rows].std(0).clamp_min(1e-6)
+
 
 # %% Which layers? Mutual nearest neighbours over the training pairs, every layer with every layer
 scores = layer_similarity(
@@ -61,18 +67,18 @@ if layer_pairs["last"] == layer_pairs["selected"]:
 # %% Heads: a CLIP loop, and one line more
 def train(x: Tensor, y: Tensor, weight: float, seed: int, progress: tqdm) -> tuple[nn.Module, ...]:
     torch.manual_seed(seed)
+    temperature_x = temperature_for_perplexity(x, args.perplexity)
+    temperature_y = temperature_for_perplexity(y, args.perplexity)
     head_x, head_y = nn.Linear(x.shape[1], 256), nn.Linear(y.shape[1], 256)
     log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
     optimizer = torch.optim.AdamW(
         [*head_x.parameters(), *head_y.parameters(), log_scale], lr=1e-3, weight_decay=1e-4
     )
-    temperature_x = temperature_for_perplexity(x, args.perplexity)
-    temperature_y = temperature_for_perplexity(y, args.perplexity)
     for _ in range(args.steps):
         z_x, z_y = head_x(x), head_y(y)
         loss = clip_loss(z_x, z_y, log_scale.exp(), ids=ids[train_rows])
         if weight:
-            loss = loss + weight / 2 * (
+            loss = loss + weight * (
                 structure_loss(x, z_x, temperature=temperature_x)
                 + structure_loss(y, z_y, temperature=temperature_y)
             )
@@ -83,7 +89,7 @@ def train(x: Tensor, y: Tensor, weight: float, seed: int, progress: tqdm) -> tup
     return head_x.requires_grad_(False), head_y.requires_grad_(False)
 
 
-# %% Closed forms on standardised features, to keep the trained heads honest
+# %% Closed forms, to keep the trained heads honest
 def ridge(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Regress texts on images with a penalty of 1 x the mean variance; texts stay as they are."""
     covariance = x.T @ x / len(x)
@@ -117,22 +123,17 @@ def recalls(z_x: Tensor, z_y: Tensor, ids: Tensor) -> list[float]:
     return found
 
 
-def standardise(x: Tensor) -> Tensor:
-    return (x - x[train_rows].mean(0)) / x[train_rows].std(0)
-
-
 results: dict[str, np.ndarray] = {}  # method -> (seeds, 6)
 steps = len(layer_pairs) * 2 * args.seeds * args.steps
-with tqdm(total=steps, desc="training heads", unit="step") as progress:
+with tqdm(total=steps, desc="training heads", unit="step", mininterval=1) as progress:
     for name, (image, text) in layer_pairs.items():
-        x, y = images[image], texts[text]
+        x, y = standardise(images[image]), standardise(texts[text])
         for weight, term in ((0.0, ""), (args.weight, " + STRUCTURE")):
             rows = []
             for seed in range(args.seeds):
                 head_x, head_y = train(x[train_rows], y[train_rows], weight, seed, progress)
                 rows.append(recalls(head_x(x[test_rows]), head_y(y[test_rows]), ids[test_rows]))
             results[f"{name}{term}"] = np.array(rows)
-        x, y = standardise(x), standardise(y)
         for closed_form in (ridge, cca):
             W_x, W_y = closed_form(x[train_rows], y[train_rows])
             row = recalls(x[test_rows] @ W_x, y[test_rows] @ W_y, ids[test_rows])
