@@ -27,7 +27,7 @@ parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--image", default="image_dino", choices=["image_dino", "image_effnet"])
 parser.add_argument("--text", default="text_minilm", choices=["text_minilm"])
 parser.add_argument("--seeds", type=int, default=3)
-parser.add_argument("--steps", type=int, default=300)
+parser.add_argument("--steps", type=int, default=150)
 parser.add_argument("--weight", type=float, default=25.0, help="of STRUCTURE, on each side")
 parser.add_argument("--perplexity", type=float, default=40.0, help="neighbours that a row sees")
 parser.add_argument("--output", type=Path, default=Path("outputs/quickstart.png"))
@@ -72,7 +72,7 @@ def train(x: Tensor, y: Tensor, weight: float, seed: int, progress: tqdm) -> tup
     head_x, head_y = nn.Linear(x.shape[1], 256), nn.Linear(y.shape[1], 256)
     log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
     optimizer = torch.optim.AdamW(
-        [*head_x.parameters(), *head_y.parameters(), log_scale], lr=1e-3, weight_decay=1e-4
+        [*head_x.parameters(), *head_y.parameters(), log_scale], lr=2e-3, weight_decay=1e-4
     )
     for _ in range(args.steps):
         z_x, z_y = head_x(x), head_y(y)
