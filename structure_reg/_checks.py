@@ -8,7 +8,7 @@ for the host, so NaN and inf pass through.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -112,6 +112,59 @@ def check_count(function: str, name: str, value: Any, *, least: int = 1) -> None
         raise TypeError(f"{function}: expected {name} to be an integer, got {type(value).__name__}")
     if value < least:
         raise ValueError(f"{function}: expected {name} >= {least}, got {value}")
+
+
+def check_neighbours(
+    function: str, k: Any, rules: Collection[str], *, n: int | None = None
+) -> None:
+    """Refuse k that is not None, a rule or a count; once n is known, a count of 1 to n - 1."""
+    if isinstance(k, str):
+        check_choice(function, "k", k, rules)
+    elif k is not None:
+        check_count(function, "k", k)
+        if n is not None and k >= n:
+            raise ValueError(
+                f"{function}: expected k < n, a row is not its own neighbour, got k = {k}, n = {n}"
+            )
+
+
+def check_k_unused(function: str, k: Any, metric: Any) -> None:
+    if k is not None:
+        raise ValueError(f"{function}: expected k=None with the metric {metric!r}, got {k!r}")
+
+
+def check_metric(function: str, metric: Any, names: Collection[str]) -> None:
+    if not callable(metric):
+        check_choice(function, "metric", metric, names)
+
+
+def check_layers(function: str, *, rows: int = 2, **sides: Any) -> None:
+    """Refuse sides that are not each a non-empty mapping or sequence of layers, all (n, d)."""
+    first, first_name = None, ""
+    for side, layers in sides.items():
+        if not isinstance(layers, Mapping | Sequence) or isinstance(layers, str):
+            raise TypeError(
+                f"{function}: expected {side} to be a sequence or a mapping of tensors, "
+                f"got {type(layers).__name__}"
+            )
+        if not layers:
+            raise ValueError(f"{function}: expected {side} with at least one layer, got none")
+        for key, layer in layers.items() if isinstance(layers, Mapping) else enumerate(layers):
+            name = f"{side}[{key!r}]"
+            check_features(function, rows=rows, **{name: layer})
+            if first is None:
+                first, first_name = layer, name
+            if len(layer) != len(first):
+                raise ValueError(
+                    f"{function}: expected all layers with the same number of rows, "
+                    f"got {len(first)} in {first_name} and {len(layer)} in {name}"
+                )
+            check_device(function, "all layers", first, layer)
+
+
+def check_any_score(function: str, found: bool) -> None:
+    if not found:
+        raise ValueError(f"{function}: expected a finite score for one pair of layers, got none")
 
 
 def check_choice(function: str, name: str, value: Any, choices: Collection[str]) -> None:

@@ -1,0 +1,72 @@
+"""What to think of before believing a choice of layers, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from structure_reg.layers.report import LayerSelection
+from structure_reg.layers.significance import ALPHA
+from structure_reg.similarity.nearest import nearest
+
+# Shares of the rows from which ties and copies are worth a word.
+TIED = 0.05
+COPIED = 0.02
+
+
+def concerns(selection: LayerSelection, xs: list[Tensor], ys: list[Tensor]) -> Iterator[str]:
+    undefined = int(selection.scores.isnan().sum())
+    if undefined:
+        yield (
+            f"{undefined} of {selection.scores.numel()} pairs have no score: "
+            "a layer is constant or holds a NaN"
+        )
+    if 1 / (selection.permutations + 1) > ALPHA:
+        yield f"{selection.permutations} permutations cannot show p <= {ALPHA:g}; use 200"
+    elif selection.p_value > ALPHA:
+        yield f"the best pair is no better than chance (p = {selection.p_value:.3f})"
+    yield from gain_concerns(selection)
+    yield from neighbour_concerns(selection, xs, ys)
+
+
+def gain_concerns(selection: LayerSelection) -> Iterator[str]:
+    """Compare the gain over the last pair with twice its standard error."""
+    if selection.gain == 0:
+        return
+    if not selection.held_out_gain > 2 * selection.gain_error:
+        yield (
+            f"gain within noise: {selection.held_out_gain:.3f} on held-out halves, "
+            f"standard error {selection.gain_error:.3f}; the last pair is as good"
+        )
+
+
+def neighbour_concerns(
+    selection: LayerSelection, xs: list[Tensor], ys: list[Tensor]
+) -> Iterator[str]:
+    """Say where neighbourhoods are too large for the samples, or arbitrary."""
+    k, n = selection.k, selection.samples
+    if k is not None:
+        if k == n - 1:
+            yield f"k = {k} takes all other rows: every score is 1; use more samples or a smaller k"
+        elif 4 * k > n:
+            yield f"too few samples for k: {k} neighbours of {n} rows are no neighbourhood"
+        names = selection.x_names + selection.y_names
+        tied = [nearest(layer, k).tied.double().mean().item() for layer in (*xs, *ys)]
+        worst, at = max(zip(tied, names, strict=True))
+        if worst > TIED:
+            many = sum(share > TIED for share in tied)
+            yield (
+                f"ties: the neighbours of up to {worst:.0%} of the rows ({at}) are arbitrary; "
+                f"above {TIED:.0%} in {many} of {len(names)} layers"
+            )
+    for side, layers in (("x", xs), ("y", ys)):
+        share = copies(layers[-1])
+        if share > COPIED:
+            yield f"duplicates: {share:.0%} of the rows of {side} repeat another row"
+
+
+def copies(x: Tensor) -> float:
+    """Share of the rows that are equal to an earlier one."""
+    return 1 - len(torch.unique(x, dim=0)) / len(x)

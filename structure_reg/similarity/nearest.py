@@ -1,0 +1,123 @@
+"""The k nearest rows of every row, found once per layer and used by every kNN metric."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from structure_reg._checks import check_neighbours
+from structure_reg._gram import unit_rows
+from structure_reg._precision import full_precision, promote
+from structure_reg._tiles import tile_rows
+
+RULES: dict[str, Callable[[int], int]] = {
+    "rice": lambda n: math.ceil(2 * math.cbrt(n)),
+    "sqrt": lambda n: math.ceil(math.sqrt(n)),
+    "sturges": lambda n: math.ceil(math.log2(n) + 1),
+}
+# Rows that are normalised at a time: few enough to stay in a cache.
+ROWS = 256
+
+
+class Neighbours(NamedTuple):
+    """The neighbourhoods of one layer, all that the kNN metrics read of it."""
+
+    index: Tensor  # (n, k) int32, nearest first, never the row itself
+    tied: Tensor  # (n,) bool: the k-th and the next are equally near
+    nan: Tensor  # (): 0, or NaN where the layer holds a NaN
+
+
+def neighbourhood_size(function: str, k: int | str | None, n: int) -> int:
+    """Rows in a neighbourhood: `k` itself, or what a rule makes of n; None is Rice's rule."""
+    check_neighbours(function, k, RULES)
+    size = RULES["rice" if k is None else k](n) if k is None or isinstance(k, str) else int(k)
+    check_neighbours(function, size, RULES, n=n)
+    return size
+
+
+@torch.no_grad()
+def nearest(x: Tensor, k: int) -> Neighbours:
+    """Find the k rows of largest cosine to every row.
+
+    Tiles of the Gram matrix are computed once, above the diagonal, and ranked along both axes.
+    """
+    with full_precision(x.device):
+        v, offset = without_common_direction(x)
+        n = len(v)
+        # Two tiles at a time: one to rank along its rows, its transpose to rank along its columns.
+        blocks = math.ceil(n / max(16, math.isqrt(tile_rows(2 * v.element_size()))))
+        tile = math.ceil(n / blocks)
+        starts = range(0, n, tile)
+        best: dict[int, list[tuple[Tensor, Tensor]]] = {start: [] for start in starts}
+        for a in starts:
+            for b in range(a, n, tile):
+                rows, columns = slice(a, a + tile), slice(b, b + tile)
+                if a == b:
+                    S = symmetric_product(v[rows])  # (t, t)
+                    S.add_(offset[rows]).fill_diagonal_(-torch.inf)
+                else:
+                    S = v[rows] @ v[columns].mT  # (t, t)
+                    best[b].append(ranked(S.mT.contiguous().add_(offset[rows]), k, a))
+                    S.add_(offset[columns])
+                best[a].append(ranked(S, k, b))
+        values, index = zip(*(merged(parts, k) for parts in best.values()), strict=True)
+        return Neighbours(torch.cat(index), tied_rows(torch.cat(values), offset), 0 * offset.sum())
+
+
+def without_common_direction(x: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Unit rows less a direction they share, v = u - c, and what its removal takes from a cosine.
+
+    Features with a large common mean have cosines that differ in the seventh digit, where float32
+    ends. As u_i . u_j = v_i . v_j + o_i + o_j for every c, the rows are ranked by v_i . v_j + o_j,
+    whose digits all tell rows apart: o = (1 - |v|²) / 2, less a constant.
+    """
+    (x,) = promote(x)
+    sample = x[:: max(1, len(x) // ROWS)]
+    c = unit_rows(sample.double()).mean(0)  # (d,)
+    v = torch.empty_like(x)
+    offset = x.new_empty(len(x))
+    for start in range(0, len(x), ROWS):
+        rows = slice(start, start + ROWS)
+        u = unit_rows(x[rows].double())
+        v[rows] = u - c
+        zero = (u == 0).all(-1)  # a row without direction: cosine 0 to every other
+        offset[rows] = (-v[rows].double().square().sum(-1) - zero.double()) / 2
+    return v, offset
+
+
+def symmetric_product(v: Tensor) -> Tensor:
+    """Compute V Vᵀ from the products below its diagonal, half of them."""
+    n = len(v)
+    S = v.new_empty(n, n)
+    for start in range(0, n, ROWS):
+        stop = start + ROWS
+        panel = v[start:] @ v[start:stop].mT  # (n - start, ROWS)
+        S[start:, start:stop] = panel
+        S[start:stop, stop:] = panel[ROWS:].mT
+    return S
+
+
+def ranked(S: Tensor, k: int, start: int) -> tuple[Tensor, Tensor]:
+    """Value and column of the k + 1 largest of each row, one more than asked to see ties."""
+    values, columns = S.topk(min(k + 1, S.shape[1]), -1)
+    return values, columns + start
+
+
+def merged(parts: list[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Tensor]:
+    """Merge what the tiles of a block of rows found: k + 1 values, k columns."""
+    values = torch.cat([values for values, _ in parts], 1)
+    columns = torch.cat([columns for _, columns in parts], 1)
+    values, order = values.topk(k + 1, -1)
+    return values, columns.gather(1, order[:, :k]).int()  # (t, k + 1), (t, k)
+
+
+def tied_rows(values: Tensor, offset: Tensor) -> Tensor:
+    """Find the rows whose k-th neighbour is no nearer than the next, up to rounding."""
+    # Of the products, which grow with the longest v, and of the unit rows in float64.
+    rounding = 16 * torch.finfo(values.dtype).eps * -offset.min()
+    rounding = rounding + 64 * torch.finfo(torch.float64).eps ** 2
+    return values[:, -2] - values[:, -1] <= rounding
