@@ -26,7 +26,7 @@ ROWS = 256
 class Neighbours(NamedTuple):
     """The neighbourhoods of one layer, all that the kNN metrics read of it."""
 
-    index: Tensor  # (n, k) int32, nearest first, never the row itself
+    rows: Tensor  # (n, k) int32, nearest first, never the row itself
     tied: Tensor  # (n,) bool: the k-th and the next are equally near
     nan: Tensor  # (): 0, or NaN where the layer holds a NaN
 

@@ -72,7 +72,7 @@ def mutual_knn(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
 
 
 def mutual_grid(xs: Sequence[Neighbours], ys: Sequence[Neighbours], permutations: Tensor) -> Tensor:
-    k = xs[0].index.shape[1]
+    k = xs[0].rows.shape[1]
     return overlap_grid(xs, ys, permutations, row_value=lambda m: m / k)
 
 

@@ -27,7 +27,7 @@ def overlap_grid(
     have which edge; an edge i -> j of x is one look-up in it, of p[i] -> p[j], for all layers of y
     together: n k LA look-ups a permutation, and no Gram matrix.
     """
-    X = torch.stack([layer.index for layer in xs])  # (LA, n, k)
+    X = torch.stack([layer.rows for layer in xs])  # (LA, n, k)
     LA, n, k = X.shape
     LB = len(ys)
     block = min(n, tile_rows(4 * (n * LB + LA * (3 * k + LB))))
@@ -53,7 +53,7 @@ def put_edges(
 ) -> None:
     """Write `value` where a row of [start, stop) has a neighbour, a column per layer."""
     for l, layer in enumerate(layers):
-        table[: stop - start, :, l].scatter_(1, layer.index[start:stop].long(), value)
+        table[: stop - start, :, l].scatter_(1, layer.rows[start:stop].long(), value)
 
 
 def undefined(xs: Sequence[Neighbours], ys: Sequence[Neighbours]) -> Tensor:
