@@ -8,7 +8,7 @@ for the host, so NaN and inf pass through.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -41,6 +41,26 @@ def check_paired(function: str, *, rows: int = 2, **features: Any) -> None:
             f"got {x.shape[0]} and {y.shape[0]}"
         )
     check_device(function, f"{x_name} and {y_name}", x, y)
+
+
+def check_layers(function: str, *, rows: int = 2, **sides: Any) -> None:
+    """Refuse lists of layers that are empty, or not features of the same rows on one device."""
+    for name, layers in sides.items():
+        if not isinstance(layers, Sequence):
+            raise TypeError(
+                f"{function}: expected {name} to be a list of tensors, got {type(layers).__name__}"
+            )
+        if not layers:
+            raise ValueError(f"{function}: expected {name} with at least one layer, got none")
+        check_features(function, rows=rows, **{f"{name}[{l}]": x for l, x in enumerate(layers)})
+    tensors = [x for layers in sides.values() for x in layers]
+    counts = sorted({x.shape[0] for x in tensors})
+    if len(counts) > 1:
+        raise ValueError(
+            f"{function}: expected all layers with the same number of rows, "
+            f"got {' and '.join(map(str, counts))}"
+        )
+    check_device(function, "all layers", *tensors)
 
 
 def check_float_tensor(function: str, name: str, x: Any) -> None:
