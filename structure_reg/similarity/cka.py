@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from structure_reg._checks import check_choice, check_layers, check_paired
 from structure_reg._precision import full_precision, promote
-from structure_reg.similarity.grams import KERNELS, GramSums, gram_sums, prepare
+from structure_reg.similarity.grams import KERNELS, gram_sums, prepare
 from structure_reg.similarity.hsic import hsic
 
 
@@ -39,8 +38,8 @@ def cka_grid(
 def aligned(xs: Sequence[Tensor], ys: Sequence[Tensor], kernel: str, debiased: bool) -> Tensor:
     with full_precision(xs[0].device):
         layers = [prepare(x, kernel) for x in (*xs, *ys)]
-        sums = gram_sums(layers)
-        H = hsic(sums.inner, sums, sums, debiased=debiased)  # (LA + LB, LA + LB)
+        inner, margins = gram_sums(layers)
+        H = hsic(inner, margins, margins, debiased=debiased)  # (LA + LB, LA + LB)
         norms = H.diagonal().sqrt()
         C = H / (norms[:, None] * norms)
         LA = len(xs)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +24,11 @@ KERNELS = ("linear", "rbf")
 # Larger tiles waste products above the diagonal, smaller ones time between the products.
 WIDEST_TILE = 256
 
+# exp(-rate distance) is this far below 1 at the median distance, where most distances are in many
+# dimensions. The kernel is measured from there, exp(1/2 - rate distance) - 1: centring cannot tell,
+# and what varies keeps its digits.
+MEDIAN_EXPONENT = 0.5
+
 
 class Layer(NamedTuple):
     """Centred rows of mean square 1, and the inverse bandwidth of the kernel on them."""
@@ -32,15 +37,14 @@ class Layer(NamedTuple):
     rate: Tensor | None  # (): 1 / (2 sigma^2) for "rbf", None for "linear"
 
 
-class GramSums(NamedTuple):
-    """All that HSIC needs of L kernel matrices, in float64; rows and columns below are samples.
+class Margins(NamedTuple):
+    """Row sums off the diagonal, and the diagonal, of L kernel matrices in float64."""
 
-    The kernels are only known up to a constant, which every centring removes.
-    """
+    rows: Tensor  # (..., L, n): sum over j != i of K_ij
+    diagonal: Tensor  # (..., L, n): K_ii
 
-    inner: Tensor  # (L, L): sum over i != j of K_ij L_ij
-    rows: Tensor  # (L, n): sum over j != i of K_ij
-    diagonal: Tensor  # (L, n): K_ii
+    def at(self, index: Any) -> Margins:
+        return Margins(self.rows[index], self.diagonal[index])
 
 
 def prepare(x: Tensor, kernel: str) -> Layer:
@@ -71,44 +75,50 @@ def kernel_tile(layer: Layer, a: slice, b: slice) -> Tensor:
     x, rate = layer
     K = x[a] @ x[b].mT  # (|a|, |b|)
     if rate is not None:
-        K = -rate * (square_norms(x[a])[:, None] + square_norms(x[b]) - 2 * K).clamp_min(0)
+        distance = square_norms(x[a])[:, None] + square_norms(x[b]) - 2 * K
+        K = MEDIAN_EXPONENT - rate * distance.clamp_min(0)
     if a == b:
         K.diagonal().zero_()
-    # exp(.) - 1, which centring cannot tell from exp(.): a wide kernel keeps its digits.
     return K if rate is None else K.expm1()
 
 
-def tile_sums(a: slice, b: slice, layers: Sequence[Layer]) -> tuple[Tensor, Tensor, Tensor]:
-    K = torch.stack(promote(*(kernel_tile(layer, a, b) for layer in layers)))  # (L, |a|, |b|)
-    flat = K.flatten(1)
-    return (flat @ flat.mT).double(), K.sum(2).double(), K.sum(1).double()
+def gram_sums(layers: Sequence[Layer]) -> tuple[Tensor, Margins]:
+    """Sums over i != j of K_ij L_ij for all pairs of layers, (L, L) in float64, and the margins.
 
-
-def gram_sums(layers: Sequence[Layer]) -> GramSums:
-    """Walk the tiles once. The gradient recomputes them, rather than keeping them."""
+    The kernels are only known up to a constant, which every centring removes. The gradient
+    recomputes the tiles, rather than keeping them.
+    """
     n, device = layers[0].x.shape[0], layers[0].x.device
     itemsize = max(layer.x.element_size() for layer in layers)
     side = min(WIDEST_TILE, math.isqrt(tile_rows(2 * itemsize * len(layers))))
+    differentiable = torch.is_grad_enabled() and any(layer.x.requires_grad for layer in layers)
+    radial = layers[0].rate is not None
     inner = torch.zeros(len(layers), len(layers), dtype=torch.float64, device=device)
     rows = torch.zeros(len(layers), n, dtype=torch.float64, device=device)
-    differentiable = torch.is_grad_enabled() and any(layer.x.requires_grad for layer in layers)
     for a, b in tiles(n, side):
         if differentiable:
             products, sums_a, sums_b = checkpoint(tile_sums, a, b, layers, use_reentrant=False)
         else:
             products, sums_a, sums_b = tile_sums(a, b, layers)
         inner = inner + (products if a == b else 2 * products)
-        rows[:, a] += sums_a
-        if a != b:
-            rows[:, b] += sums_b
-    return GramSums(inner, rows, torch.stack([diagonal(layer) for layer in layers]))
+        if radial:
+            rows[:, a] += sums_a
+            if a != b:
+                rows[:, b] += sums_b
+    if radial:
+        return inner, Margins(rows, torch.full_like(rows, math.expm1(MEDIAN_EXPONENT)))
+    diagonal = torch.stack([square_norms(layer.x).double() for layer in layers])
+    return inner, Margins(-diagonal, diagonal)  # rows of a centred Gram matrix sum to 0
 
 
-def diagonal(layer: Layer) -> Tensor:
-    if layer.rate is not None:
-        return layer.x.new_zeros(layer.x.shape[0], dtype=torch.float64)  # exp(0) - 1
-    return square_norms(layer.x).double()
+def tile_sums(a: slice, b: slice, layers: Sequence[Layer]) -> tuple[Tensor, Tensor, Tensor]:
+    K = torch.stack(promote(*(kernel_tile(layer, a, b) for layer in layers)))  # (L, |a|, |b|)
+    flat = K.flatten(1)
+    if layers[0].rate is None:
+        return (flat @ flat.mT).double(), K, K  # the margins are known
+    return (flat @ flat.mT).double(), K.sum(2).double(), K.sum(1).double()
 
 
 def square_norms(x: Tensor) -> Tensor:
-    return torch.linalg.vecdot(x, x)  # (n,)
+    norms: Tensor = torch.linalg.vecdot(x, x)
+    return norms  # (n,)

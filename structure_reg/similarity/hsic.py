@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from structure_reg.similarity.grams import GramSums
+from structure_reg.similarity.grams import Margins
 
 
-def hsic(inner: Tensor, x: GramSums, y: GramSums, *, debiased: bool) -> Tensor:
+def hsic(inner: Tensor, x: Margins, y: Margins, *, debiased: bool) -> Tensor:
     r"""HSIC of every kernel of `x` with every one of `y`, up to one factor of n.
 
     With :math:`r` the row sums and :math:`s` the sum of the kernel matrix, off the diagonal if
@@ -23,7 +23,7 @@ def hsic(inner: Tensor, x: GramSums, y: GramSums, *, debiased: bool) -> Tensor:
     ----------
     inner : Tensor of shape (..., LA, LB)
         Off-diagonal inner products of the kernels as they are paired.
-    x, y : GramSums
+    x, y : Margins
         Their row sums and diagonals, (..., LA, n) and (..., LB, n), in the same order.
     debiased : bool
         h, or D.
@@ -41,8 +41,5 @@ def hsic(inner: Tensor, x: GramSums, y: GramSums, *, debiased: bool) -> Tensor:
         through_rows, through_all = 2 / n, 1 / n**2
         inner = inner + x.diagonal @ y.diagonal.mT
     s_K, s_L = r_K.sum(-1), r_L.sum(-1)
-    return (
-        inner
-        - through_rows * (r_K @ r_L.mT)
-        + through_all * s_K[..., :, None] * s_L[..., None, :]
-    )  # (..., LA, LB)
+    h: Tensor = inner - through_rows * (r_K @ r_L.mT)
+    return h + through_all * s_K[..., :, None] * s_L[..., None, :]  # (..., LA, LB)
