@@ -43,6 +43,29 @@ def check_paired(function: str, *, rows: int = 2, **features: Any) -> None:
     check_device(function, f"{x_name} and {y_name}", x, y)
 
 
+def check_layers(function: str, *, rows: int = 2, **sides: Any) -> None:
+    """Refuse sides that are empty, or not layers of features of the same rows on one device."""
+    tensors: list[Tensor] = []
+    for name, layers in sides.items():
+        if not isinstance(layers, Mapping | Sequence):
+            raise TypeError(
+                f"{function}: expected {name} to be a list of tensors or a mapping to them, "
+                f"got {type(layers).__name__}"
+            )
+        if not layers:
+            raise ValueError(f"{function}: expected {name} with at least one layer, got none")
+        by_key = layers if isinstance(layers, Mapping) else dict(enumerate(layers))
+        check_features(function, rows=rows, **{f"{name}[{l!r}]": x for l, x in by_key.items()})
+        tensors += by_key.values()
+    counts = sorted({x.shape[0] for x in tensors})
+    if len(counts) > 1:
+        raise ValueError(
+            f"{function}: expected all layers with the same number of rows, "
+            f"got {' and '.join(map(str, counts))}"
+        )
+    check_device(function, "all layers", *tensors)
+
+
 def check_float_tensor(function: str, name: str, x: Any) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{function}: expected {name} to be a tensor, got {type(x).__name__}")
@@ -136,30 +159,6 @@ def check_k_unused(function: str, k: Any, metric: Any) -> None:
 def check_metric(function: str, metric: Any, names: Collection[str]) -> None:
     if not callable(metric):
         check_choice(function, "metric", metric, names)
-
-
-def check_layers(function: str, *, rows: int = 2, **sides: Any) -> None:
-    """Refuse sides that are not each a non-empty mapping or sequence of layers, all (n, d)."""
-    first, first_name = None, ""
-    for side, layers in sides.items():
-        if not isinstance(layers, Mapping | Sequence) or isinstance(layers, str):
-            raise TypeError(
-                f"{function}: expected {side} to be a sequence or a mapping of tensors, "
-                f"got {type(layers).__name__}"
-            )
-        if not layers:
-            raise ValueError(f"{function}: expected {side} with at least one layer, got none")
-        for key, layer in layers.items() if isinstance(layers, Mapping) else enumerate(layers):
-            name = f"{side}[{key!r}]"
-            check_features(function, rows=rows, **{name: layer})
-            if first is None:
-                first, first_name = layer, name
-            if len(layer) != len(first):
-                raise ValueError(
-                    f"{function}: expected all layers with the same number of rows, "
-                    f"got {len(first)} in {first_name} and {len(layer)} in {name}"
-                )
-            check_device(function, "all layers", first, layer)
 
 
 def check_any_score(function: str, found: bool) -> None:
