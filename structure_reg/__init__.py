@@ -13,7 +13,9 @@ from structure_reg.losses.siglip import SigLipLoss, siglip_loss
 from structure_reg.losses.structure import StructureLoss, structure_loss
 from structure_reg.losses.temperature import temperature_for_perplexity
 from structure_reg.losses.transition import cosine_kernel, log_transition_matrix
-from structure_reg.similarity.neighbours import mutual_knn, tie_fraction
+from structure_reg.similarity.cknna import cknna
+from structure_reg.similarity.neighbours import cycle_knn, jaccard_knn, mutual_knn, tie_fraction
+from structure_reg.similarity.sequences import edit_knn, lcs_knn
 
 __version__ = version("structure-reg")
 
@@ -23,10 +25,15 @@ __all__ = [
     "SigLipLoss",
     "StructureDiagnostics",
     "StructureLoss",
+    "cknna",
     "clip_loss",
     "cosine_kernel",
+    "cycle_knn",
+    "edit_knn",
+    "jaccard_knn",
     "js_divergence",
     "layer_similarity",
+    "lcs_knn",
     "log_transition_matrix",
     "mutual_knn",
     "reverse_js_divergence",

@@ -9,14 +9,13 @@ from torch import Tensor
 
 from structure_reg.layers.report import LayerSelection
 from structure_reg.layers.significance import ALPHA
-from structure_reg.similarity.nearest import nearest
 
 # Shares of the rows from which ties and copies are worth a word.
 TIED = 0.05
 COPIED = 0.02
 
 
-def concerns(selection: LayerSelection, xs: list[Tensor], ys: list[Tensor]) -> Iterator[str]:
+def concerns(selection: LayerSelection, tied: Tensor | None, x: Tensor, y: Tensor) -> Iterator[str]:
     undefined = int(selection.scores.isnan().sum())
     if undefined:
         yield (
@@ -28,7 +27,7 @@ def concerns(selection: LayerSelection, xs: list[Tensor], ys: list[Tensor]) -> I
     elif selection.p_value > ALPHA:
         yield f"the best pair is no better than chance (p = {selection.p_value:.3f})"
     yield from gain_concerns(selection)
-    yield from neighbour_concerns(selection, xs, ys)
+    yield from neighbour_concerns(selection, tied, x, y)
 
 
 def gain_concerns(selection: LayerSelection) -> Iterator[str]:
@@ -43,26 +42,25 @@ def gain_concerns(selection: LayerSelection) -> Iterator[str]:
 
 
 def neighbour_concerns(
-    selection: LayerSelection, xs: list[Tensor], ys: list[Tensor]
+    selection: LayerSelection, tied: Tensor | None, x: Tensor, y: Tensor
 ) -> Iterator[str]:
     """Say where neighbourhoods are too large for the samples, or arbitrary."""
     k, n = selection.k, selection.samples
-    if k is not None:
+    if k is not None and tied is not None:
         if k == n - 1:
             yield f"k = {k} takes all other rows: every score is 1; use more samples or a smaller k"
         elif 4 * k > n:
             yield f"too few samples for k: {k} neighbours of {n} rows are no neighbourhood"
         names = selection.x_names + selection.y_names
-        tied = [nearest(layer, k).tied.double().mean().item() for layer in (*xs, *ys)]
-        worst, at = max(zip(tied, names, strict=True))
+        worst, at = max(zip(tied.tolist(), names, strict=True))
         if worst > TIED:
-            many = sum(share > TIED for share in tied)
+            many = int((tied > TIED).sum())
             yield (
                 f"ties: the neighbours of up to {worst:.0%} of the rows ({at}) are arbitrary; "
                 f"above {TIED:.0%} in {many} of {len(names)} layers"
             )
-    for side, layers in (("x", xs), ("y", ys)):
-        share = copies(layers[-1])
+    for side, last in (("x", x), ("y", y)):
+        share = copies(last)
         if share > COPIED:
             yield f"duplicates: {share:.0%} of the rows of {side} repeat another row"
 

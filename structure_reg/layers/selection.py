@@ -12,11 +12,11 @@ from torch import Tensor
 from structure_reg._checks import check_any_score, check_count
 from structure_reg.layers.concerns import concerns
 from structure_reg.layers.grid import (
-    NEIGHBOUR_GRIDS,
     Layers,
     Metric,
     as_layers,
-    permuted_similarity,
+    has_neighbours,
+    measure,
 )
 from structure_reg.layers.report import LayerSelection
 from structure_reg.layers.significance import significance
@@ -106,26 +106,28 @@ def select_layers(
     if n > max_samples:
         sample = shuffled(n, generator)[:max_samples].to(device)
         n, x_layers, y_layers = max_samples, taken(x_layers, sample), taken(y_layers, sample)
-    size = neighbourhood_size(name, k, n) if metric in NEIGHBOUR_GRIDS else None
+    size = neighbourhood_size(name, k, n) if has_neighbours(metric) else None
 
     pairings = torch.stack(
         [torch.arange(n)] + [shuffled(n, generator) for _ in range(permutations)]
     ).to(device)
-    grids = permuted_similarity(name, x_layers, y_layers, pairings, metric=metric, k=size).cpu()
-    found = significance(grids[0], grids[1:], known_chance(metric, size, n))
+    measured = measure(name, x_layers, y_layers, pairings, metric=metric, k=size)
+    scores, *_ = grids = measured.scores.cpu()
+    chance = None if measured.chance is None else measured.chance.cpu()
+    found = significance(scores, grids[1:], chance)
     check_any_score(name, bool(found.excess.isfinite().any()))
     best = int(found.excess.nan_to_num(-math.inf).argmax())
     halves = half_scores(name, x_layers, y_layers, metric, size, generator)
     repeat = stability(halves, found.chance, best)
 
     i, j = divmod(best, len(y_layers))
-    best_score, last_score = grids[0, i, j].item(), grids[0, -1, -1].item()
+    best_score, last_score = scores[i, j].item(), scores[-1, -1].item()
     selection = LayerSelection(
         x_layer=i,
         y_layer=j,
         x_names=names(xs),
         y_names=names(ys),
-        scores=grids[0],
+        scores=scores,
         chance=found.chance,
         p_value=found.p_values[i, j].item(),
         p_values=found.p_values,
@@ -143,7 +145,9 @@ def select_layers(
         samples=n,
         permutations=permutations,
     )
-    return replace(selection, warnings=tuple(concerns(selection, x_layers, y_layers)))
+    return replace(
+        selection, warnings=tuple(concerns(selection, measured.tied, x_layers[-1], y_layers[-1]))
+    )
 
 
 def half_scores(
@@ -159,22 +163,12 @@ def half_scores(
     half = n // 2
     if k is not None:  # a neighbourhood of the same share of the rows
         k = min(max(1, round(k * half / n)), half - 1)
-    as_paired = torch.arange(half, device=device)[None]
     scores = [
-        permuted_similarity(
-            function, taken(xs, sample), taken(ys, sample), as_paired, metric=metric, k=k
-        )[0]
+        measure(function, taken(xs, sample), taken(ys, sample), None, metric=metric, k=k).scores[0]
         for _ in range(HALVINGS)
         for sample in shuffled(n, generator)[: 2 * half].view(2, half).to(device)
     ]
     return torch.stack(scores).view(HALVINGS, 2, len(xs), len(ys)).cpu()
-
-
-def known_chance(metric: Metric, k: int | None, n: int) -> float | None:
-    """Mean score of re-paired rows where it is the same for all layers, whatever they hold."""
-    if metric == "mutual_knn" and k is not None:
-        return k / (n - 1)
-    return None
 
 
 def shuffled(n: int, generator: torch.Generator) -> Tensor:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 # The level at which a score counts as more than chance.
 ALPHA = 0.05
+# Scores no further apart than this are equal, which counts against the observed one.
+ROUNDING = 1e-6
 
 
 class Significance(NamedTuple):
@@ -22,7 +24,7 @@ class Significance(NamedTuple):
     calibrated: Tensor  # 0 up to the chance threshold of the whole grid, 1 at a score of 1
 
 
-def significance(scores: Tensor, null: Tensor, chance: float | None) -> Significance:
+def significance(scores: Tensor, null: Tensor, chance: Tensor | None) -> Significance:
     """Compare (LA, LB) scores with (B, LA, LB) scores of re-paired rows.
 
     The observed pairing counts as one of the B + 1, so that under independence its rank among them
@@ -31,16 +33,16 @@ def significance(scores: Tensor, null: Tensor, chance: float | None) -> Signific
     B = len(null)
     undefined = scores.isnan()
     # One centre for all B + 1 pairings, the observed one among them, or ranks would not be uniform.
-    centre = (null.sum(0) + scores) / (B + 1) if chance is None else torch.full_like(scores, chance)
+    centre = (null.sum(0) + scores) / (B + 1) if chance is None else chance
     excess, null_excess = scores - centre, null - centre
     largest = null_excess.nan_to_num(-math.inf).flatten(1).amax(1)  # (B,)
-    p_values = (1 + (largest[:, None, None] >= excess).sum(0)) / (B + 1)
-    alone = (1 + (null_excess >= excess).sum(0)) / (B + 1)
+    p_values = (1 + (largest[:, None, None] >= excess - ROUNDING).sum(0)) / (B + 1)
+    alone = (1 + (null_excess >= excess - ROUNDING).sum(0)) / (B + 1)
     pool = torch.cat([largest[:, None, None].expand_as(null), excess[None]])  # (B + 1, LA, LB)
     # An order statistic: interpolated quantiles are lower and let too many through.
     tau = centre + pool.sort(0).values[math.ceil((1 - ALPHA) * (B + 1)) - 1]
     return Significance(
-        null.mean(0) if chance is None else centre.masked_fill(undefined, math.nan),
+        (null.mean(0) if chance is None else chance).masked_fill(undefined, math.nan),
         excess,
         p_values.double().masked_fill(undefined, math.nan),
         discovery_rates(alone.double().masked_fill(undefined, math.nan)),

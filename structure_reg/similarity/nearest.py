@@ -27,6 +27,7 @@ class Neighbours(NamedTuple):
     """The neighbourhoods of one layer, all that the kNN metrics read of it."""
 
     rows: Tensor  # (n, k) int32, nearest first, never the row itself
+    cosine: Tensor  # (n, k)
     tied: Tensor  # (n,) bool: the k-th and the next are equally near
     nan: Tensor  # (): 0, or NaN where the layer holds a NaN
 
@@ -47,25 +48,38 @@ def nearest(x: Tensor, k: int) -> Neighbours:
     """
     with full_precision(x.device):
         v, offset = without_common_direction(x)
-        n = len(v)
-        # Two tiles at a time: one to rank along its rows, its transpose to rank along its columns.
-        blocks = math.ceil(n / max(16, math.isqrt(tile_rows(2 * v.element_size()))))
-        tile = math.ceil(n / blocks)
-        starts = range(0, n, tile)
-        best: dict[int, list[tuple[Tensor, Tensor]]] = {start: [] for start in starts}
-        for a in starts:
-            for b in range(a, n, tile):
-                rows, columns = slice(a, a + tile), slice(b, b + tile)
-                if a == b:
-                    S = symmetric_product(v[rows])  # (t, t)
-                    S.add_(offset[rows]).fill_diagonal_(-torch.inf)
-                else:
-                    S = v[rows] @ v[columns].mT  # (t, t)
-                    best[b].append(ranked(S.mT.contiguous().add_(offset[rows]), k, a))
-                    S.add_(offset[columns])
-                best[a].append(ranked(S, k, b))
-        values, index = zip(*(merged(parts, k) for parts in best.values()), strict=True)
-        return Neighbours(torch.cat(index), tied_rows(torch.cat(values), offset), 0 * offset.sum())
+        values, rows = map(
+            torch.cat, zip(*(merged(tiles, k) for tiles in ranked_tiles(v, offset, k)), strict=True)
+        )
+        return Neighbours(
+            rows[:, :k].int(),
+            1 + offset[:, None] + values[:, :k],
+            tied_rows(values, offset),
+            0 * offset.sum(),
+        )
+
+
+def ranked_tiles(v: Tensor, offset: Tensor, k: int) -> list[list[tuple[Tensor, Tensor]]]:
+    """For each block of rows, the best of every tile of columns."""
+    n = len(v)
+    # Two tiles at a time: one to rank along its rows, its transpose to rank along its columns.
+    blocks = math.ceil(n / max(16, math.isqrt(tile_rows(2 * v.element_size()))))
+    tile = math.ceil(n / blocks)
+    best: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(0, n, tile)]
+    for a, rows in enumerate(blocks_of(n, tile)):
+        S = symmetric_product(v[rows])  # (t, t)
+        S.add_(offset[rows]).fill_diagonal_(-torch.inf)
+        best[a].append(ranked(S, k, rows.start))
+        for b, columns in enumerate(blocks_of(n, tile)):
+            if b > a:
+                S = v[rows] @ v[columns].mT  # (t, t)
+                best[b].append(ranked(S.mT.contiguous().add_(offset[rows]), k, rows.start))
+                best[a].append(ranked(S.add_(offset[columns]), k, columns.start))
+    return best
+
+
+def blocks_of(n: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 def without_common_direction(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,11 +122,13 @@ def ranked(S: Tensor, k: int, start: int) -> tuple[Tensor, Tensor]:
 
 
 def merged(parts: list[tuple[Tensor, Tensor]], k: int) -> tuple[Tensor, Tensor]:
-    """Merge what the tiles of a block of rows found: k + 1 values, k columns."""
+    """Merge what the tiles of a block of rows found: values and columns of the k + 1 best."""
+    if len(parts) == 1:
+        return parts[0]
     values = torch.cat([values for values, _ in parts], 1)
     columns = torch.cat([columns for _, columns in parts], 1)
     values, order = values.topk(k + 1, -1)
-    return values, columns.gather(1, order[:, :k]).int()  # (t, k + 1), (t, k)
+    return values, columns.gather(1, order)  # (t, k + 1)
 
 
 def tied_rows(values: Tensor, offset: Tensor) -> Tensor:
