@@ -87,4 +87,5 @@ def debiased(A, B):
 def cknna(x, y, k):
     K, L, M_x, M_y = cosines(x), cosines(y), masks(x, k), masks(y, k)
     shared = debiased(K * M_x * M_y, L * M_x * M_y)
-    return shared / math.sqrt(debiased(K * M_x, K * M_x) * debiased(L * M_y, L * M_y))
+    of_x, of_y = debiased(K * M_x, K * M_x), debiased(L * M_y, L * M_y)
+    return shared / math.sqrt(of_x * of_y) if of_x * of_y > 0 else math.nan

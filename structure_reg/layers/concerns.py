@@ -13,6 +13,8 @@ from structure_reg.layers.significance import ALPHA
 # Shares of the rows from which ties and copies are worth a word.
 TIED = 0.05
 COPIED = 0.02
+# Share of the half-samples that a pair should win to be called the best.
+STABLE = 0.5
 
 
 def concerns(selection: LayerSelection, tied: Tensor | None, x: Tensor, y: Tensor) -> Iterator[str]:
@@ -32,6 +34,11 @@ def concerns(selection: LayerSelection, tied: Tensor | None, x: Tensor, y: Tenso
 
 def gain_concerns(selection: LayerSelection) -> Iterator[str]:
     """Compare the gain over the last pair with twice its standard error."""
+    if selection.stability < STABLE:
+        yield (
+            f"several pairs are about as good: this one wins {selection.stability:.0%} "
+            "of the half-samples"
+        )
     if selection.gain == 0:
         return
     if not selection.held_out_gain > 2 * selection.gain_error:
@@ -62,7 +69,7 @@ def neighbour_concerns(
     for side, last in (("x", x), ("y", y)):
         share = copies(last)
         if share > COPIED:
-            yield f"duplicates: {share:.0%} of the rows of {side} repeat another row"
+            yield f"duplicates: {share:.0%} of the rows of {side} repeat another; keep one of each"
 
 
 def copies(x: Tensor) -> float:

@@ -37,7 +37,8 @@ def cknna(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
     Tensor of shape ()
         1 for equal sides and for a rotation, about k / (n - 1) by chance; not bounded by 1;
         symmetric; higher is more alike; float32 or float64, without gradient. Invariant as
-        :func:`mutual_knn`. NaN if an input holds one.
+        :func:`mutual_knn`. NaN if an input holds one, or if k is so near to n that the denominator
+        is not positive.
 
     Raises
     ------
