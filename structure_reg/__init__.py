@@ -3,6 +3,9 @@
 from importlib.metadata import version
 
 from structure_reg._tiles import tile_budget
+from structure_reg.layers.grid import layer_similarity
+from structure_reg.layers.report import LayerSelection
+from structure_reg.layers.selection import select_layers
 from structure_reg.losses.clip import ClipLoss, clip_loss
 from structure_reg.losses.diagnostics import StructureDiagnostics, structure_diagnostics
 from structure_reg.losses.divergence import js_divergence, reverse_js_divergence
@@ -10,22 +13,35 @@ from structure_reg.losses.siglip import SigLipLoss, siglip_loss
 from structure_reg.losses.structure import StructureLoss, structure_loss
 from structure_reg.losses.temperature import temperature_for_perplexity
 from structure_reg.losses.transition import cosine_kernel, log_transition_matrix
+from structure_reg.similarity.cknna import cknna
+from structure_reg.similarity.neighbours import cycle_knn, jaccard_knn, mutual_knn, tie_fraction
+from structure_reg.similarity.sequences import edit_knn, lcs_knn
 
 __version__ = version("structure-reg")
 
 __all__ = [
     "ClipLoss",
+    "LayerSelection",
     "SigLipLoss",
     "StructureDiagnostics",
     "StructureLoss",
+    "cknna",
     "clip_loss",
     "cosine_kernel",
+    "cycle_knn",
+    "edit_knn",
+    "jaccard_knn",
     "js_divergence",
+    "layer_similarity",
+    "lcs_knn",
     "log_transition_matrix",
+    "mutual_knn",
     "reverse_js_divergence",
+    "select_layers",
     "siglip_loss",
     "structure_diagnostics",
     "structure_loss",
     "temperature_for_perplexity",
+    "tie_fraction",
     "tile_budget",
 ]

@@ -8,7 +8,7 @@ for the host, so NaN and inf pass through.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -41,6 +41,29 @@ def check_paired(function: str, *, rows: int = 2, **features: Any) -> None:
             f"got {x.shape[0]} and {y.shape[0]}"
         )
     check_device(function, f"{x_name} and {y_name}", x, y)
+
+
+def check_layers(function: str, *, rows: int = 2, **sides: Any) -> None:
+    """Refuse sides that are empty, or not layers of features of the same rows on one device."""
+    tensors: list[Tensor] = []
+    for name, layers in sides.items():
+        if not isinstance(layers, Mapping | Sequence):
+            raise TypeError(
+                f"{function}: expected {name} to be a list of tensors or a mapping to them, "
+                f"got {type(layers).__name__}"
+            )
+        if not layers:
+            raise ValueError(f"{function}: expected {name} with at least one layer, got none")
+        by_key = layers if isinstance(layers, Mapping) else dict(enumerate(layers))
+        check_features(function, rows=rows, **{f"{name}[{l!r}]": x for l, x in by_key.items()})
+        tensors += by_key.values()
+    counts = sorted({x.shape[0] for x in tensors})
+    if len(counts) > 1:
+        raise ValueError(
+            f"{function}: expected all layers with the same number of rows, "
+            f"got {' and '.join(map(str, counts))}"
+        )
+    check_device(function, "all layers", *tensors)
 
 
 def check_float_tensor(function: str, name: str, x: Any) -> None:
@@ -112,6 +135,48 @@ def check_count(function: str, name: str, value: Any, *, least: int = 1) -> None
         raise TypeError(f"{function}: expected {name} to be an integer, got {type(value).__name__}")
     if value < least:
         raise ValueError(f"{function}: expected {name} >= {least}, got {value}")
+
+
+def check_neighbours(
+    function: str, k: Any, rules: Collection[str], *, n: int | None = None
+) -> None:
+    """Refuse k that is not None, a rule or a count; once n is known, a count of 1 to n - 1."""
+    if isinstance(k, str):
+        check_choice(function, "k", k, rules)
+    elif k is not None:
+        check_count(function, "k", k)
+        if n is not None and k >= n:
+            raise ValueError(
+                f"{function}: expected k < n, a row is not its own neighbour, got k = {k}, n = {n}"
+            )
+
+
+def check_k_unused(function: str, k: Any, metric: Any) -> None:
+    if k is not None:
+        raise ValueError(f"{function}: expected k=None with the metric {metric!r}, got {k!r}")
+
+
+def check_metric(function: str, metric: Any, names: Collection[str]) -> None:
+    if not callable(metric):
+        check_choice(function, "metric", metric, names)
+
+
+def check_score(function: str, score: Any) -> None:
+    """Refuse what a user's metric must not return: anything but a scalar."""
+    if isinstance(score, Tensor):
+        if score.numel() != 1:
+            raise ValueError(
+                f"{function}: expected metric to return a scalar, got shape {tuple(score.shape)}"
+            )
+    elif not isinstance(score, Real):
+        raise TypeError(
+            f"{function}: expected metric to return a scalar, got {type(score).__name__}"
+        )
+
+
+def check_any_score(function: str, found: bool) -> None:
+    if not found:
+        raise ValueError(f"{function}: expected a finite score for one pair of layers, got none")
 
 
 def check_choice(function: str, name: str, value: Any, choices: Collection[str]) -> None:

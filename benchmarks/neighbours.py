@@ -1,0 +1,111 @@
+"""Mutual kNN of every pair of layers, beside the usual per-pair form and the Gram products alone.
+
+    python benchmarks/neighbours.py            # three grids and the null, some minutes
+    python benchmarks/neighbours.py --small    # a tenth of it
+
+One thread, float32, independent Gaussian features. The competitors take turns within each round,
+and each is represented by its fastest round. The per-pair form is timed on a few pairs and scaled
+to all of them: it does the same work for each. Times are of this machine; quote the ratios.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from structure_reg import layer_similarity
+from structure_reg.similarity.nearest import nearest
+from structure_reg.similarity.neighbours import mutual_grid
+
+PAIRS_TIMED = 2
+
+
+def per_pair(x: Tensor, y: Tensor, k: int) -> Tensor:
+    """Mutual kNN as it is usually written: both matrices, sorted whole, for each pair anew."""
+    masks = []
+    for features in (x, y):
+        unit = torch.nn.functional.normalize(features, dim=-1)
+        similarity = (unit @ unit.T).fill_diagonal_(-1e8)
+        near = similarity.argsort(dim=1, descending=True)[:, :k]
+        masks.append(torch.zeros_like(similarity).scatter_(1, near, 1.0))
+    return (masks[0] * masks[1]).sum(1).div(k).mean()
+
+
+def fastest(rounds: int, **competitors: Callable[[], object]) -> dict[str, float]:
+    """Seconds of each competitor's best round; every round runs all of them in turn."""
+    best = dict.fromkeys(competitors, float("inf"))
+    for _ in range(rounds):
+        for name, run in competitors.items():
+            start = time.perf_counter()
+            run()
+            best[name] = min(best[name], time.perf_counter() - start)
+    return best
+
+
+def grid(LA: int, LB: int, n: int, d: int, k: int, rounds: int, bar: float) -> None:
+    xs, ys = ([torch.randn(n, d) for _ in range(layers)] for layers in (LA, LB))
+    seconds = fastest(
+        rounds,
+        ours=lambda: layer_similarity(xs, ys, k=k),
+        grams=lambda: [x @ x.T for x in (*xs, *ys)],
+        pairs=lambda: [per_pair(xs[p], ys[p], k) for p in range(PAIRS_TIMED)],
+    )
+    L, P = LA + LB, LA * LB
+    rate = 2 * L * n * n * d / seconds["grams"]  # multiplications and additions a second
+    floor = L * n * n * d / rate  # half of the Gram matrices: they are symmetric
+    whole = seconds["pairs"] * P / PAIRS_TIMED
+    print(
+        f"{LA} x {LB} layers, n = {n}, d = {d}, k = {k}\n"
+        f"  one pass               {seconds['ours']:8.2f} s\n"
+        f"  per pair, argsort      {whole:8.1f} s = {whole / seconds['ours']:.0f} x"
+        f"   (bar {bar:g}; {PAIRS_TIMED} of {P} pairs timed)\n"
+        f"  Gram products alone    {seconds['grams']:8.2f} s, "
+        f"ours {seconds['ours'] / seconds['grams']:.2f} x   (bar 2)\n"
+        f"  floor                  {floor:8.2f} s, ours {seconds['ours'] / floor:.2f} x: "
+        f"{L * n * n * d / 1e9:.0f} GFLOP above the diagonals at this machine's "
+        f"{rate / 1e9:.0f} GFLOP/s;\n"
+        f"  {'':22} then {L * n * n / 1e6:.0f} M similarities ranked, {LA * n * k / 1e6:.1f} M "
+        f"look-ups of {4 * LB} bytes"
+    )
+
+
+def null(LA: int, LB: int, n: int, d: int, k: int, permutations: int, rounds: int) -> None:
+    xs, ys = ([torch.randn(n, d) for _ in range(layers)] for layers in (LA, LB))
+    shuffles = torch.stack([torch.randperm(n) for _ in range(permutations)])
+    x_near, y_near = ([nearest(x, k) for x in side] for side in (xs, ys))
+    seconds = fastest(
+        rounds,
+        grid=lambda: layer_similarity(xs, ys, k=k),
+        null=lambda: mutual_grid(x_near, y_near, shuffles),
+    )
+    lookups = LA * n * k * permutations
+    print(
+        f"null of {LA} x {LB} layers, n = {n}, k = {k}, {permutations} permutations\n"
+        f"  null                   {seconds['null']:8.2f} s = "
+        f"{seconds['null'] / seconds['grid']:.2f} x the grid of {seconds['grid']:.2f} s   (bar 3)\n"
+        f"  floor                  {lookups / 1e6:.1f} M look-ups of {4 * LB} bytes in a table of "
+        f"{4 * n * n * LB / 2**20:.0f} MiB: {seconds['null'] / lookups * 1e9:.0f} ns each"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="a quick look, not for quoting")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+    if options.small:
+        grid(4, 4, 1000, 256, 10, options.rounds, bar=40)
+        null(4, 4, 512, 256, 10, 50, options.rounds)
+        return
+    grid(12, 12, 2000, 768, 10, options.rounds, bar=40)
+    grid(24, 12, 5000, 768, 10, options.rounds, bar=80)
+    null(12, 12, 1024, 768, 10, 200, options.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""CKA of every pair of layers when the rows are re-paired, at the cost of index look-ups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from structure_reg._checks import check_choice, check_layers
+from structure_reg._precision import full_precision, promote
+from structure_reg._tiles import tile_rows
+from structure_reg.similarity.grams import KERNELS, Layer, gram_sums, kernel_tile, prepare
+from structure_reg.similarity.hsic import hsic
+
+# Entries of a strip of the matrix: few enough that one strip of every layer stays in the cache.
+STRIP = 2**14
+
+
+@torch.no_grad()
+def cka_null(
+    xs: Sequence[Tensor],
+    ys: Sequence[Tensor],
+    permutations: Tensor,
+    *,
+    kernel: str = "linear",
+    debiased: bool = True,
+) -> Tensor:
+    """CKA of the grid with row i of every x paired with row permutations[b, i] of every y.
+
+    Permuting the rows of a layer changes neither its norm nor its margins but for their order, so
+    only the inner products of the kernels are new: look-ups in Gram matrices that are made once.
+
+    Parameters
+    ----------
+    xs, ys : sequence of Tensor of shape (n, d)
+        Layers of two encoders over the same samples; widths may differ.
+    permutations : Tensor of shape (B, n)
+        int64, each row a permutation of 0 .. n - 1, the same for every pair of layers.
+    kernel : {"linear", "rbf"}
+        As in :func:`cka`.
+    debiased : bool
+        As in :func:`cka`.
+
+    Returns
+    -------
+    Tensor of shape (B, LA, LB)
+        No gradient. Scratch is one centred copy of every layer, and Gram matrices of as many y as
+        fit the :func:`tile_budget`, of one at the least: 4 n^2 bytes.
+    """
+    check_layers("cka_null", rows=4 if debiased else 2, xs=xs, ys=ys)
+    check_choice("cka_null", "kernel", kernel, KERNELS)
+    with full_precision(permutations.device):
+        x_layers, y_layers = ([prepare(x, kernel) for x in side] for side in (xs, ys))
+        inner, margins = gram_sums([*x_layers, *y_layers])
+        norms = hsic(inner, margins, margins, debiased=debiased).diagonal().sqrt()
+        LA = len(xs)
+        x, y = margins.at(slice(LA)), margins.at(slice(LA, None))
+        D = permuted_inner(x_layers, y_layers, permutations)  # (B, LA, LB)
+        H = torch.stack(
+            [
+                hsic(D_p, x, y.at((..., p)), debiased=debiased)
+                for D_p, p in zip(D, permutations, strict=True)
+            ]
+        )
+        C = H / (norms[:LA, None] * norms[LA:])
+        return C.to(promote(*(x[:0] for x in (*xs, *ys)))[0].dtype)
+
+
+def permuted_inner(
+    x_layers: Sequence[Layer], y_layers: Sequence[Layer], permutations: Tensor
+) -> Tensor:
+    """Sums over i != j of K_ij L_{p_i p_j} for all pairs of layers, (B, LA, LB) in float64."""
+    n, itemsize = permutations.shape[1], y_layers[0].x.element_size()
+    at_once = max(1, tile_rows(itemsize * n) // n)
+    groups = [y_layers[l : l + at_once] for l in range(0, len(y_layers), at_once)]
+    return torch.cat([permuted_group(x_layers, group, permutations) for group in groups], 2)
+
+
+def permuted_group(
+    x_layers: Sequence[Layer], y_layers: Sequence[Layer], permutations: Tensor
+) -> Tensor:
+    n, LB = permutations.shape[1], len(y_layers)
+    table = gram_table(y_layers)  # (n, n * LB)
+    D = table.new_zeros(len(permutations), len(x_layers), LB, dtype=torch.float64)
+    i = 0
+    while i < n:
+        rows = min(max(1, STRIP // (n - i)), n - i)
+        a, rest = slice(i, i + rows), slice(i, n)
+        K = torch.stack(promote(*(kernel_tile(x, a, rest).triu(1) for x in x_layers)))
+        K = K.flatten(1).to(table.dtype)  # (LA, |a| * |rest|)
+        for D_p, p in zip(D, permutations, strict=True):
+            # Whole rows first, because they are contiguous, then their columns from the cache.
+            L = table.index_select(0, p[a]).view(rows, n, LB).index_select(1, p[rest])
+            D_p += K @ L.view(-1, LB)
+        i += rows
+    return 2 * D
+
+
+def gram_table(layers: Sequence[Layer]) -> Tensor:
+    """Their Gram matrices with the layers innermost, so that one look-up serves all of them."""
+    n, x = layers[0].x.shape[0], promote(*(layer.x for layer in layers))[0]
+    table = x.new_empty(n, n, len(layers))
+    for l, layer in enumerate(layers):
+        for i in range(0, n, 256):
+            a = slice(i, min(i + 256, n))
+            table[a, :, l] = kernel_tile(layer, a, slice(0, n))
+    return table.view(n, -1)

@@ -1,0 +1,295 @@
+"""The kNN metrics against their definitions, their laws, and the inputs that break their peers."""
+
+import itertools
+import math
+
+import numpy as np
+import oracles_neighbours as oracles
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import structure_reg as sr
+from structure_reg.similarity.nearest import nearest, neighbourhood_size
+from structure_reg.similarity.neighbours import cycle_grid, jaccard_grid, mutual_grid
+
+NAMES = ["mutual_knn", "cycle_knn", "lcs_knn", "edit_knn", "jaccard_knn", "cknna"]
+COUNTING = ["mutual_knn", "lcs_knn", "edit_knn", "jaccard_knn"]
+
+
+def features(n, d, seed=0, dtype=torch.float64):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(n, d, generator=g, dtype=torch.float64).to(dtype)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=12, deadline=None)
+@given(st.integers(5, 14), st.integers(1, 6), st.integers(1, 6), st.integers(0, 99))
+def test_definition(name, n, dx, dy, seed):
+    k = 2 + seed % 3
+    x, y = features(n, dx + 1, seed), features(n, dy + 1, seed + 100)
+    y = y if seed % 2 else y + torch.nn.functional.pad(x, (0, max(0, dy - dx)))[:, : dy + 1]
+    expected = getattr(oracles, name)(x.numpy(), y.numpy(), k)
+    assert getattr(sr, name)(x, y, k=k).item() == pytest.approx(
+        expected, rel=1e-5, abs=1e-7, nan_ok=name == "cknna"
+    )
+
+
+@pytest.mark.parametrize("tiles", [0.002, 64])
+@pytest.mark.parametrize("n", [40, 211])
+def test_neighbours_do_not_depend_on_the_tiles(tiles, n):
+    x = features(n, 9)
+    with sr.tile_budget(tiles):
+        near = nearest(x, 7)
+    assert near.rows.tolist() == oracles.neighbour_lists(x.numpy(), 7)
+    expected = np.take_along_axis(oracles.cosines(x.numpy()), near.rows.long().numpy(), 1)
+    np.testing.assert_allclose(near.cosine.numpy(), expected, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_counts_do_not_depend_on_the_tiles(name):
+    x, y = features(90, 5), features(90, 5, 1)
+    y = y + x
+    whole = getattr(sr, name)(x, y, k=6)
+    with sr.tile_budget(0.01):
+        assert getattr(sr, name)(x, y, k=6).item() == pytest.approx(whole.item(), abs=1e-7)
+
+
+# ---------------------------------------------------------------- the laws
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_geometry_scores_the_same(name):
+    x, y = features(80, 6), features(80, 6, 1)
+    y = y + x
+    metric = getattr(sr, name)
+    score = metric(x, y, k=5)
+    rotation = torch.linalg.qr(features(6, 6, 2)).Q
+    lengths = features(80, 1, 3).exp()
+    assert metric(x @ rotation, y, k=5).item() == pytest.approx(score.item(), abs=1e-12)
+    assert metric(x, lengths * y, k=5).item() == pytest.approx(score.item(), abs=1e-12)
+    assert metric(x + 1.0, y, k=5) != score  # a translation turns the rows
+    order = torch.randperm(80, generator=torch.Generator().manual_seed(4))
+    assert metric(x[order], y[order], k=5).item() == pytest.approx(score.item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_side_beside_itself(name):
+    x = features(60, 7)
+    score = getattr(sr, name)(x, x, k=6).item()
+    if name == "cycle_knn":
+        assert 0.5 < score <= 1  # a near row need not have this one near
+    else:
+        assert score == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_symmetry(name):
+    x, y = features(60, 7), features(60, 7, 1)
+    x = x + y
+    metric = getattr(sr, name)
+    forth, back = metric(x, y, k=6).item(), metric(y, x, k=6).item()
+    if name == "cycle_knn":
+        assert forth != back
+    else:
+        assert forth == pytest.approx(back, abs=1e-7)
+
+
+@given(st.integers(8, 40), st.integers(1, 7), st.integers(0, 999))
+@settings(max_examples=25, deadline=None)
+def test_order_of_the_metrics_and_triangle(n, k, seed):
+    a = features(n, 4, seed)
+    b = a + features(n, 4, seed + 1) / 2
+    c = b + features(n, 4, seed + 2) / 2
+    edit, lcs = sr.edit_knn(a, b, k=k), sr.lcs_knn(a, b, k=k)
+    mutual, jaccard = sr.mutual_knn(a, b, k=k), sr.jaccard_knn(a, b, k=k)
+    assert edit <= lcs + 1e-12
+    assert lcs <= mutual + 1e-12
+    assert jaccard <= mutual + 1e-12
+    through_b = mutual + sr.mutual_knn(b, c, k=k) - 1
+    assert sr.mutual_knn(a, c, k=k) >= through_b - 1e-12
+
+
+@pytest.mark.parametrize(
+    ("grid", "name"), [(mutual_grid, "mutual"), (jaccard_grid, "jaccard"), (cycle_grid, "cycle")]
+)
+def test_chance_is_the_mean_over_all_pairings(grid, name):
+    from structure_reg.similarity import chance
+
+    n, k = 6, 2
+    xs = [nearest(features(n, 3, seed), k) for seed in (0, 1)]
+    ys = [nearest(features(n, 3, seed), k) for seed in (2, 3, 4)]
+    every = torch.tensor(list(itertools.permutations(range(n))))  # (720, 6)
+    mean = grid(xs, ys, every).mean(0)
+    expected = getattr(chance, f"{name}_chance")(xs, ys)
+    torch.testing.assert_close(mean, expected, rtol=0, atol=1e-7)
+    if name == "mutual":
+        torch.testing.assert_close(expected, torch.full((2, 3), k / (n - 1), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_permutation_is_a_change_of_partners(name):
+    """The look-ups give what the metric gives for y[p]."""
+    from structure_reg.layers.grid import NEIGHBOURS
+
+    n, k = 30, 4
+    xs, ys = [features(n, 4, s) for s in (0, 1)], [features(n, 4, s) for s in (2, 3, 4)]
+    ys[0] = xs[0] + ys[0]
+    g = torch.Generator().manual_seed(0)
+    permutations = torch.stack([torch.randperm(n, generator=g) for _ in range(5)])
+    grid = NEIGHBOURS[name][0](
+        [nearest(x, k) for x in xs], [nearest(y, k) for y in ys], permutations
+    )
+    metric = getattr(sr, name)
+    for b, p in enumerate(permutations):
+        for i, x in enumerate(xs):
+            for j, y in enumerate(ys):
+                assert grid[b, i, j].item() == pytest.approx(metric(x, y[p], k=k).item(), abs=1e-6)
+
+
+# ---------------------------------------------------------------- the inputs that break others
+
+
+@pytest.mark.parametrize("mean", [100, 1000, 10_000])
+def test_a_common_mean_keeps_its_digits(mean):
+    """Cosines of such rows differ in the 7th digit; float32 has to rank them like float64."""
+    x = (features(256, 64) + mean).float()
+    near = nearest(x, 10).rows.tolist()
+    expected = oracles.neighbour_lists(x.double().numpy(), 10)
+    same = np.mean([a == b for a, b in zip(near, expected, strict=True)])
+    assert same > 0.98  # a row in fifty may have two neighbours that float32 cannot order
+    half = (features(256, 64, 1) + mean).float()
+    y = (x + half) / 2
+    assert sr.mutual_knn(x, y, k=10).item() == pytest.approx(
+        oracles.mutual_knn(x.double().numpy(), y.double().numpy(), 10), abs=2e-3
+    )
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e4, 1e5, 1e30])
+def test_scale(scale):
+    x, y = features(128, 32, dtype=torch.float32), features(128, 32, 1, dtype=torch.float32)
+    assert torch.equal(sr.mutual_knn(scale * x, y, k=8), sr.mutual_knn(x, y, k=8))
+
+
+def test_a_row_is_never_its_own_neighbour():
+    x = 1e5 * features(50, 8, dtype=torch.float32)
+    for k in (1, 40, 49):
+        near = nearest(x, k).rows
+        assert not (near == torch.arange(50)[:, None]).any()
+        assert all(len(set(row)) == k for row in near.tolist())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_read_not_computed_in(dtype):
+    x, y = features(200, 48, dtype=dtype), features(200, 48, 1, dtype=dtype)
+    y = y + x
+    score = sr.mutual_knn(x, y, k=10)
+    assert score.dtype == torch.float32
+    assert torch.equal(score, sr.mutual_knn(x.float(), y.float(), k=10))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(score, sr.mutual_knn(x, y, k=10))
+
+
+def test_large_half_precision_stays_finite():
+    x = (8 * features(128, 768)).half()
+    assert sr.mutual_knn(x, x, k=5) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_nan_is_not_swallowed(name):
+    x, y = features(40, 6), features(40, 6, 1)
+    bad = x.clone()
+    bad[3, 2] = math.nan
+    metric = getattr(sr, name)
+    assert metric(bad, y, k=4).isnan()
+    assert metric(y, bad, k=4).isnan()
+    bad[3, 2] = math.inf
+    assert metric(bad, y, k=4).isnan()
+
+
+@pytest.mark.parametrize("value", [0.0, 3.7, 1e-20])
+def test_constant_layers_are_all_ties(value):
+    constant = torch.full((50, 8), value)
+    assert sr.tie_fraction(constant, k=5) == 1
+    assert sr.tie_fraction(features(50, 8), k=5) == 0
+
+
+def test_groups_of_equal_rows_are_ties():
+    x = features(20, 16).repeat_interleave(10, 0)
+    assert sr.tie_fraction(x, k=5) == 1
+    assert sr.tie_fraction(x, k=9) == 0  # all of a group and none of another
+    assert sr.mutual_knn(x, x + 0, k=9) == 1
+
+
+def test_zero_rows_are_at_right_angles_to_all():
+    """A row without direction must not look near: it has cosine 0, not the mean direction."""
+    x = features(40, 6).abs() + 1
+    x[7] = 0
+    c = oracles.cosines(x.numpy())
+    near = nearest(x, 10).rows
+    assert not (near[torch.arange(40) != 7] == 7).any()
+    assert (c[7] == 0).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_other_rows_are_neighbours_of_any(name):
+    """At k = n - 1 there is nothing to choose: the sets agree, whatever the features."""
+    x, y = features(6, 4), features(6, 4, 1)
+    if name in ("mutual_knn", "jaccard_knn", "cycle_knn"):
+        assert getattr(sr, name)(x, y, k=5) == 1
+
+
+@pytest.mark.parametrize("name", [*NAMES, "tie_fraction"])
+@pytest.mark.parametrize("k", [6, 10])
+def test_too_many_neighbours_are_refused(name, k):
+    x = features(6, 4)
+    sides = (x,) if name == "tie_fraction" else (x, x)
+    with pytest.raises(ValueError, match=rf"{name}: expected k < n.*got k = {k}, n = 6"):
+        getattr(sr, name)(*sides, k=k)
+
+
+@pytest.mark.parametrize(
+    ("k", "error", "match"),
+    [
+        (0, ValueError, "expected k >= 1, got 0"),
+        (2.0, TypeError, "expected k to be an integer, got float"),
+        (True, TypeError, "expected k to be an integer, got bool"),
+        ("cube", ValueError, "expected k to be one of 'rice', 'sqrt', 'sturges', got 'cube'"),
+    ],
+)
+def test_k_is_a_count_or_a_rule(k, error, match):
+    with pytest.raises(error, match=f"mutual_knn: {match}"):
+        sr.mutual_knn(features(9, 2), features(9, 2), k=k)
+
+
+@pytest.mark.parametrize(
+    ("rule", "n", "k"),
+    [
+        (None, 1000, 20), (None, 5000, 35), ("rice", 1331, 22), ("rice", 5000, 35),
+        ("sqrt", 5000, 71), ("sqrt", 4900, 70), ("sturges", 5000, 14), ("sturges", 1024, 11),
+        (17, 5000, 17),
+    ],
+)  # fmt: skip
+def test_rules(rule, n, k):
+    assert neighbourhood_size("mutual_knn", rule, n) == k
+
+
+def test_rice_is_refused_where_it_asks_for_every_row():
+    with pytest.raises(ValueError, match="k = 4, n = 4"):
+        sr.mutual_knn(features(4, 2), features(4, 2))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unpaired_sides_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name}: expected x and y with the same number of rows"):
+        getattr(sr, name)(features(9, 2), features(8, 2), k=3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_inputs_are_left_alone(name):
+    x, y = features(30, 4), features(30, 4, 1)
+    before = x.clone(), y.clone()
+    getattr(sr, name)(x.requires_grad_(), y, k=3)
+    assert torch.equal(x, before[0])
+    assert torch.equal(y, before[1])
