@@ -10,6 +10,12 @@ from structure_reg.losses.siglip import SigLipLoss, siglip_loss
 from structure_reg.losses.structure import StructureLoss, structure_loss
 from structure_reg.losses.temperature import temperature_for_perplexity
 from structure_reg.losses.transition import cosine_kernel, log_transition_matrix
+from structure_reg.similarity.cca import cca, pwcca, svcca
+from structure_reg.similarity.chance import cka_chance
+from structure_reg.similarity.cka import cka
+from structure_reg.similarity.procrustes import procrustes
+from structure_reg.similarity.rsa import rsa
+from structure_reg.similarity.rv import rv
 
 __version__ = version("structure-reg")
 
@@ -18,14 +24,22 @@ __all__ = [
     "SigLipLoss",
     "StructureDiagnostics",
     "StructureLoss",
+    "cca",
+    "cka",
+    "cka_chance",
     "clip_loss",
     "cosine_kernel",
     "js_divergence",
     "log_transition_matrix",
+    "procrustes",
+    "pwcca",
     "reverse_js_divergence",
+    "rsa",
+    "rv",
     "siglip_loss",
     "structure_diagnostics",
     "structure_loss",
+    "svcca",
     "temperature_for_perplexity",
     "tile_budget",
 ]

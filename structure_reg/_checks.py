@@ -134,6 +134,19 @@ def check_count(function: str, name: str, value: Any, *, least: int = 1) -> None
         raise ValueError(f"{function}: expected {name} >= {least}, got {value}")
 
 
+def check_share_or_count(function: str, name: str, value: Any) -> None:
+    """Refuse what is neither an integer of 1 or more nor a float in (0, 1]."""
+    if isinstance(value, Integral):
+        check_count(function, name, value)
+    else:
+        check_number(function, name, value, above=0.0)
+        if value > 1:
+            raise ValueError(
+                f"{function}: expected {name} to be a share of at most 1.0 or an integer, "
+                f"got {value}"
+            )
+
+
 def check_choice(function: str, name: str, value: Any, choices: Collection[str]) -> None:
     if not isinstance(value, str):
         raise TypeError(f"{function}: expected {name} to be a string, got {type(value).__name__}")
