@@ -13,14 +13,18 @@ from structure_reg.losses.transition import cosine_kernel, log_transition_matrix
 from structure_reg.similarity.cca import cca, pwcca, svcca
 from structure_reg.similarity.chance import cka_chance
 from structure_reg.similarity.cka import cka
+from structure_reg.similarity.minibatch import MinibatchCKA
 from structure_reg.similarity.procrustes import procrustes
 from structure_reg.similarity.rsa import rsa
 from structure_reg.similarity.rv import rv
+from structure_reg.similarity.streaming import CKA
 
 __version__ = version("structure-reg")
 
 __all__ = [
+    "CKA",
     "ClipLoss",
+    "MinibatchCKA",
     "SigLipLoss",
     "StructureDiagnostics",
     "StructureLoss",

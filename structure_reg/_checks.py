@@ -187,6 +187,14 @@ def check_same_width(function: str, **features: Tensor) -> None:
         raise ValueError(f"{function}: expected {names} with the same columns, got {got}")
 
 
+def check_width(function: str, name: str, x: Tensor, width: int) -> None:
+    if x.shape[1] != width:
+        raise ValueError(
+            f"{function}: expected {name} with the {width} columns of the batches before, "
+            f"got {x.shape[1]}"
+        )
+
+
 def no_temperature(function: str, perplexity: float, nearest: float) -> ValueError:
     return ValueError(
         f"{function}: expected rows that some temperature gives a perplexity of {perplexity:g}, "
