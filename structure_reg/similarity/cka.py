@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from structure_reg._checks import check_choice, check_layers, check_paired
@@ -142,8 +143,8 @@ def aligned(xs: Sequence[Tensor], ys: Sequence[Tensor], kernel: str, debiased: b
         inner, margins = kernel_sums(layers, rows, columns)
         H = hsic(inner, margins, margins, debiased=debiased)
         norms = H.diagonal().sqrt()
-        C = H / (norms[:, None] * norms)
-        return C[rows][:, columns].to(result_dtype(*xs, *ys))  # (LA, LB)
+        C = H[rows][:, columns] / torch.outer(norms[rows], norms[columns])
+        return C.to(result_dtype(*xs, *ys))  # (LA, LB)
 
 
 def kernel_sums(

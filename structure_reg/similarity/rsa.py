@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn.functional import pdist
 
 from structure_reg._checks import check_choice, check_paired
-from structure_reg._gram import center_and_scale
 from structure_reg._precision import full_precision, promote
 
 CORRELATIONS = ("pearson", "spearman")
@@ -46,7 +45,8 @@ def rsa(x: Tensor, y: Tensor, *, correlation: str = "pearson") -> Tensor:
     Notes
     -----
     Differentiable for "pearson", with a zero gradient where two rows are equal; ranks have none.
-    Takes the memory of n (n - 1) / 2 distances of each tensor, and a few times that for ranks.
+    Takes the memory of n (n - 1) / 2 distances of each tensor in float64, and a few times that for
+    ranks.
 
     References
     ----------
@@ -66,16 +66,16 @@ def rsa(x: Tensor, y: Tensor, *, correlation: str = "pearson") -> Tensor:
     check_choice("rsa", "correlation", correlation, CORRELATIONS)
     x, y = promote(x, y)
     with full_precision(x.device):
-        u, v = (pdist(center_and_scale(z)) for z in (x, y))  # (n (n - 1) / 2,)
+        # Of the rows as they are, in float64: neither a shift nor a scale may part equal distances.
+        u, v = pdist(x.double()), pdist(y.double())  # (n (n - 1) / 2,)
         if correlation == "spearman":
             u, v = mean_ranks(u), mean_ranks(v)
         return pearson(u, v).to(x.dtype)
 
 
 def pearson(u: Tensor, v: Tensor) -> Tensor:
-    """In float64: there are far more pairs than float32 sums without a loss."""
     # The first entry, because equal values leave nothing then, and rounding something.
-    u, v = (w.double() - w[0].detach() for w in (u, v))
+    u, v = (w - w[0].detach() for w in (u, v))
     u, v = u - u.mean(), v - v.mean()
     return (u @ v) / ((u @ u).sqrt() * (v @ v).sqrt())
 
