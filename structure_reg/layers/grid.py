@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from structure_reg._checks import check_k_unused, check_layers, check_metric, check_score
-from structure_reg.similarity.chance import cycle_chance, jaccard_chance, mutual_chance
+from structure_reg.similarity.knn_chance import cycle_chance, jaccard_chance, mutual_chance
 from structure_reg.similarity.cka import cka_grid
 from structure_reg.similarity.cknna import cknna_grid
 from structure_reg.similarity.nearest import nearest, neighbourhood_size

@@ -78,8 +78,10 @@ def jaccard_knn(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
 
     Parameters
     ----------
-    x, y, k
-        As in :func:`mutual_knn`.
+    x, y : Tensor of shape (n, dx), (n, dy)
+        Paired features, as in :func:`mutual_knn`.
+    k : int or {"rice", "sqrt", "sturges"}, optional
+        Size of a neighbourhood, as in :func:`mutual_knn`.
 
     Returns
     -------
@@ -122,8 +124,10 @@ def cycle_knn(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
 
     Parameters
     ----------
-    x, y, k
-        As in :func:`mutual_knn`.
+    x, y : Tensor of shape (n, dx), (n, dy)
+        Paired features, as in :func:`mutual_knn`.
+    k : int or {"rice", "sqrt", "sturges"}, optional
+        Size of a neighbourhood, as in :func:`mutual_knn`.
 
     Returns
     -------

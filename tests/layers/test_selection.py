@@ -165,6 +165,7 @@ def test_halves_from_their_definition():
     halves = torch.tensor([[[[0.5, 0.2]], [[0.1, 0.2]]], [[[0.6, 0.1]], [[0.5, 0.4]]]])
     found = stability(halves, torch.zeros(1, 2), best=0)
     assert found.share == pytest.approx(3 / 4)
+    assert (found.x_share, found.y_share) == (1, pytest.approx(3 / 4))
     gains = [(0.3, -0.1), (0.5, 0.1)]
     assert found.gain_error == pytest.approx(
         math.sqrt(np.mean([(a - b) ** 2 for a, b in gains])) / 2
@@ -223,7 +224,7 @@ def test_the_last_pair_may_be_the_best():
     xs, ys = planted(gap=3)
     report = sr.select_layers(xs[:2], ys, permutations=40)
     assert (report.gain, report.gain_error, report.held_out_gain) == (0, 0, 0)
-    assert "the last pair is the best; it wins 100% of the half-samples" in str(report)
+    assert "the last pair is the best\nof 20 half-samples the same pair wins 100%" in str(report)
 
 
 def test_chance_is_called_chance():
