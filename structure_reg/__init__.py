@@ -13,18 +13,31 @@ from structure_reg.losses.siglip import SigLipLoss, siglip_loss
 from structure_reg.losses.structure import StructureLoss, structure_loss
 from structure_reg.losses.temperature import temperature_for_perplexity
 from structure_reg.losses.transition import cosine_kernel, log_transition_matrix
+from structure_reg.similarity.cca import cca, pwcca, svcca
+from structure_reg.similarity.chance import cka_chance
+from structure_reg.similarity.cka import cka
 from structure_reg.similarity.cknna import cknna
+from structure_reg.similarity.minibatch import MinibatchCKA
 from structure_reg.similarity.neighbours import cycle_knn, jaccard_knn, mutual_knn, tie_fraction
+from structure_reg.similarity.procrustes import procrustes
+from structure_reg.similarity.rsa import rsa
+from structure_reg.similarity.rv import rv
 from structure_reg.similarity.sequences import edit_knn, lcs_knn
+from structure_reg.similarity.streaming import CKA
 
 __version__ = version("structure-reg")
 
 __all__ = [
+    "CKA",
     "ClipLoss",
     "LayerSelection",
+    "MinibatchCKA",
     "SigLipLoss",
     "StructureDiagnostics",
     "StructureLoss",
+    "cca",
+    "cka",
+    "cka_chance",
     "cknna",
     "clip_loss",
     "cosine_kernel",
@@ -36,11 +49,16 @@ __all__ = [
     "lcs_knn",
     "log_transition_matrix",
     "mutual_knn",
+    "procrustes",
+    "pwcca",
     "reverse_js_divergence",
+    "rsa",
+    "rv",
     "select_layers",
     "siglip_loss",
     "structure_diagnostics",
     "structure_loss",
+    "svcca",
     "temperature_for_perplexity",
     "tie_fraction",
     "tile_budget",

@@ -179,6 +179,19 @@ def check_any_score(function: str, found: bool) -> None:
         raise ValueError(f"{function}: expected a finite score for one pair of layers, got none")
 
 
+def check_share_or_count(function: str, name: str, value: Any) -> None:
+    """Refuse what is neither an integer of 1 or more nor a float in (0, 1]."""
+    if isinstance(value, Integral):
+        check_count(function, name, value)
+    else:
+        check_number(function, name, value, above=0.0)
+        if value > 1:
+            raise ValueError(
+                f"{function}: expected {name} to be a share of at most 1.0 or an integer, "
+                f"got {value}"
+            )
+
+
 def check_choice(function: str, name: str, value: Any, choices: Collection[str]) -> None:
     if not isinstance(value, str):
         raise TypeError(f"{function}: expected {name} to be a string, got {type(value).__name__}")
@@ -217,6 +230,14 @@ def check_same_width(function: str, **features: Tensor) -> None:
     if len(set(widths.values())) > 1:
         names, got = " and ".join(widths), " and ".join(map(str, widths.values()))
         raise ValueError(f"{function}: expected {names} with the same columns, got {got}")
+
+
+def check_width(function: str, name: str, x: Tensor, width: int) -> None:
+    if x.shape[1] != width:
+        raise ValueError(
+            f"{function}: expected {name} with the {width} columns of the batches before, "
+            f"got {x.shape[1]}"
+        )
 
 
 def no_temperature(function: str, perplexity: float, nearest: float) -> ValueError:

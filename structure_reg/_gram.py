@@ -21,5 +21,30 @@ def center(x: Tensor) -> Tensor:
     return x - x.mean(-2, keepdim=True)  # (n, d)
 
 
+def center_and_scale(x: Tensor) -> Tensor:
+    """Centred rows whose largest entry is 1, for values that no shift and no scale changes.
+
+    Both are constants to the gradient, which is right because they cancel out of such a value. A
+    constant layer becomes exactly zero, then 0 / 0: NaN from here on.
+    """
+    x = center(x - x[0].detach())  # from a nearby point: a mean of 1000 costs no digits
+    low, high = x.detach().aminmax()
+    return x / torch.maximum(-low, high)  # (n, d), squares neither overflow nor vanish
+
+
+def finite_or_zero(x: Tensor) -> Tensor:
+    """x, or zeros if any entry is NaN or inf: decompositions raise on those, and 0 / 0 does not."""
+    return torch.where(x.isfinite().all(), x, 0)
+
+
+def square_norms(x: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vecdot(x, x)
+    return norms  # (n,)
+
+
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    return (square_norms(x)[:, None] + square_norms(y) - 2 * x @ y.mT).clamp_min(0)  # (n, m)
+
+
 def gram(x: Tensor) -> Tensor:
     return x @ x.mT  # (n, n)

@@ -14,10 +14,16 @@ def promote(*tensors: Tensor) -> tuple[Tensor, ...]:
     Half precision goes up *before* the first product: a Gram matrix rounded to bfloat16 puts
     3 to 16 % of error into the gradient, rounding only the inputs puts 0.3 %.
     """
+    dtype = result_dtype(*tensors)
+    return tuple(tensor.to(dtype) for tensor in tensors)
+
+
+def result_dtype(*tensors: Tensor) -> torch.dtype:
+    """The dtype of what is computed from them: float64 if one of them is, or else float32."""
     dtype = torch.float32
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
-    return tuple(tensor.to(dtype) for tensor in tensors)
+    return dtype
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:

@@ -53,3 +53,11 @@ def tile_budget(mebibytes: float) -> Iterator[None]:
 def tile_rows(bytes_per_row: int) -> int:
     """Rows of a tile that fit the budget, 16 at the least so that products stay products."""
     return max(16, int(_mebibytes * 2**20) // bytes_per_row)
+
+
+def upper_tiles(n: int, side: int) -> Iterator[tuple[slice, slice]]:
+    """Blocks (a, b) of an (n, n) matrix on and above its diagonal, which is where a == b."""
+    blocks = [slice(i, min(i + side, n)) for i in range(0, n, side)]
+    for i, a in enumerate(blocks):
+        for b in blocks[i:]:
+            yield a, b

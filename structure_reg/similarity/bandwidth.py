@@ -1,16 +1,69 @@
-"""The bandwidth of a radial kernel: the median distance between two rows."""
+"""The bandwidth of a radial kernel: the median distance of two different rows."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from structure_reg._gram import squared_distances
+from structure_reg._tiles import tile_rows, upper_tiles
+
+DIGIT = 16  # bits of a float that one pass over the distances settles
+
 
 def median_squared_distance(x: Tensor) -> Tensor:
-    """|x_i - x_j|^2 of the median pair i < j, the lower one of two."""
+    """|x_i - x_j|^2 of the pair i < j in the middle, the nearer of two; differentiable, 0-d.
+
+    Up to the tile budget all distances are sorted at once. Beyond it the median is found digit by
+    digit, in two passes over the tiles for float32, and with a wait for the host in each.
+    """
     n = x.shape[0]
-    squares = x.square().sum(1)
-    distance = squares[:, None] + squares - 2 * x @ x.mT
-    i, j = torch.triu_indices(n, n, 1, device=x.device)
-    pair = distance.detach()[i, j].kthvalue((i.numel() + 1) // 2).indices
-    return (x[i[pair]] - x[j[pair]]).square().sum()
+    with torch.no_grad():
+        if tile_rows(4 * x.element_size() * n) >= n:
+            i, j = torch.triu_indices(n, n, 1, device=x.device)
+            middle = squared_distances(x, x)[i, j].kthvalue((i.numel() + 1) // 2).indices
+            i, j = i[middle], j[middle]
+        else:
+            i, j = median_pair(x)
+    return (x[i] - x[j]).square().sum()
+
+
+def median_pair(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows i and j of the median distance, by a radix selection.
+
+    Floats of one sign are in the order of their bits, so counting the leading 16 bits finds the
+    leading 16 bits of the median, counting the next 16 among those that share them the next.
+    """
+    n, bits = x.shape[0], 8 * x.element_size()
+    rank = torch.tensor((n * (n - 1) // 2 - 1) // 2, device=x.device)
+    known = torch.zeros_like(rank)
+    for shift in range(bits - DIGIT, -1, -DIGIT):
+        counts = torch.zeros(2**DIGIT, dtype=torch.int64, device=x.device)
+        for _, _, words in distance_words(x):
+            alike = words[(words >> shift >> DIGIT) == known]
+            counts += torch.bincount((alike >> shift) % 2**DIGIT, minlength=2**DIGIT)
+        upto = counts.cumsum(0)
+        digit = torch.searchsorted(upto, rank, right=True)
+        rank = rank - (upto[digit] - counts[digit])
+        known = known * 2**DIGIT + digit
+    return next(
+        (row + a.start, column + b.start)
+        for a, b, words in distance_words(x)
+        for row, column in (words == known).nonzero()[:1]
+    )
+
+
+def distance_words(x: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Tiles of the bits of the distances as int64, -1 on and below the diagonal."""
+    side = math.isqrt(tile_rows(8 * 8))  # eight tiles of int64 at a time
+    integer, unsigned = (
+        (torch.int32, 2**31 - 1) if x.element_size() == 4 else (torch.int64, 2**63 - 1)
+    )
+    for a, b in upper_tiles(x.shape[0], side):
+        words = squared_distances(x[a], x[b]).view(integer).long() & unsigned  # NaN has a sign
+        if a == b:
+            words = torch.where(torch.ones_like(words, dtype=torch.bool).triu(1), words, -1)
+        yield a, b, words

@@ -1,4 +1,4 @@
-"""The Gram matrices of many layers, tile by tile: all their inner products in one pass.
+"""Kernel matrices of many layers, tile by tile: all their inner products in one pass.
 
 A tile is one block of rows against another, of every layer at once. It is multiplied with itself
 over the layers and dropped, so scratch grows with neither the samples nor the number of pairs.
@@ -7,21 +7,21 @@ over the layers and dropped, so scratch grows with neither the samples nor the n
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from structure_reg._gram import center
+from structure_reg._gram import center_and_scale, square_norms, squared_distances
 from structure_reg._precision import promote
-from structure_reg._tiles import tile_rows
+from structure_reg._tiles import tile_rows, upper_tiles
 from structure_reg.similarity.bandwidth import median_squared_distance
 
 KERNELS = ("linear", "rbf")
 
-# Larger tiles waste products above the diagonal, smaller ones time between the products.
+# Larger tiles waste products below the diagonal, smaller ones time between the products.
 WIDEST_TILE = 256
 
 # exp(-rate distance) is this far below 1 at the median distance, where most distances are in many
@@ -31,7 +31,7 @@ MEDIAN_EXPONENT = 0.5
 
 
 class Layer(NamedTuple):
-    """Centred rows of mean square 1, and the inverse bandwidth of the kernel on them."""
+    """Centred and scaled rows, and the rate of the kernel on them."""
 
     x: Tensor  # (n, d)
     rate: Tensor | None  # (): 1 / (2 sigma^2) for "rbf", None for "linear"
@@ -40,62 +40,42 @@ class Layer(NamedTuple):
 class Margins(NamedTuple):
     """Row sums off the diagonal, and the diagonal, of L kernel matrices in float64."""
 
-    rows: Tensor  # (..., L, n): sum over j != i of K_ij
-    diagonal: Tensor  # (..., L, n): K_ii
+    rows: Tensor  # (L, n): sum over j != i of K_ij
+    diagonal: Tensor  # (L, n): K_ii
 
     def at(self, index: Any) -> Margins:
         return Margins(self.rows[index], self.diagonal[index])
 
 
 def prepare(x: Tensor, kernel: str) -> Layer:
-    """Shift and scale a layer to where float32 is exact enough; neither changes its CKA.
-
-    Both are constants to the gradient, which is right because they cancel out of the value. A
-    constant layer becomes exactly zero, then 0 / 0: NaN from here on.
-    """
-    (x,) = promote(x)
-    x = center(x - x[0].detach())  # from a nearby point: a mean of 1000 costs no digits
-    low, high = x.detach().aminmax()
-    x = x / torch.maximum(-low, high)  # squares neither overflow nor vanish
+    x = center_and_scale(*promote(x))
     if kernel == "rbf":
-        return Layer(x, 1 / (2 * median_squared_distance(x)))
+        return Layer(x, MEDIAN_EXPONENT / median_squared_distance(x))
     return Layer(x, None)
 
 
-def tiles(n: int, side: int) -> Iterator[tuple[slice, slice]]:
-    """Blocks (a, b) of an (n, n) matrix on and above its diagonal."""
-    blocks = [slice(i, min(i + side, n)) for i in range(0, n, side)]
-    for i, a in enumerate(blocks):
-        for b in blocks[i:]:
-            yield a, b
-
-
 def kernel_tile(layer: Layer, a: slice, b: slice) -> Tensor:
-    """K[a, b], zero where a row meets itself."""
+    """K[a, b], zero where a row meets itself if a == b."""
     x, rate = layer
-    K = x[a] @ x[b].mT  # (|a|, |b|)
-    if rate is not None:
-        distance = square_norms(x[a])[:, None] + square_norms(x[b]) - 2 * K
-        K = MEDIAN_EXPONENT - rate * distance.clamp_min(0)
+    K = x[a] @ x[b].mT if rate is None else MEDIAN_EXPONENT - rate * squared_distances(x[a], x[b])
     if a == b:
         K.diagonal().zero_()
-    return K if rate is None else K.expm1()
+    return K if rate is None else K.expm1()  # (|a|, |b|)
 
 
 def gram_sums(layers: Sequence[Layer]) -> tuple[Tensor, Margins]:
     """Sums over i != j of K_ij L_ij for all pairs of layers, (L, L) in float64, and the margins.
 
-    The kernels are only known up to a constant, which every centring removes. The gradient
-    recomputes the tiles, rather than keeping them.
+    The gradient recomputes the tiles, rather than keeping them.
     """
     n, device = layers[0].x.shape[0], layers[0].x.device
     itemsize = max(layer.x.element_size() for layer in layers)
     side = min(WIDEST_TILE, math.isqrt(tile_rows(2 * itemsize * len(layers))))
     differentiable = torch.is_grad_enabled() and any(layer.x.requires_grad for layer in layers)
-    radial = layers[0].rate is not None
     inner = torch.zeros(len(layers), len(layers), dtype=torch.float64, device=device)
     rows = torch.zeros(len(layers), n, dtype=torch.float64, device=device)
-    for a, b in tiles(n, side):
+    radial = layers[0].rate is not None
+    for a, b in upper_tiles(n, side):
         if differentiable:
             products, sums_a, sums_b = checkpoint(tile_sums, a, b, layers, use_reentrant=False)
         else:
@@ -107,18 +87,18 @@ def gram_sums(layers: Sequence[Layer]) -> tuple[Tensor, Margins]:
                 rows[:, b] += sums_b
     if radial:
         return inner, Margins(rows, torch.full_like(rows, math.expm1(MEDIAN_EXPONENT)))
-    diagonal = torch.stack([square_norms(layer.x).double() for layer in layers])
-    return inner, Margins(-diagonal, diagonal)  # rows of a centred Gram matrix sum to 0
+    return inner, linear_margins(layers)
 
 
 def tile_sums(a: slice, b: slice, layers: Sequence[Layer]) -> tuple[Tensor, Tensor, Tensor]:
     K = torch.stack(promote(*(kernel_tile(layer, a, b) for layer in layers)))  # (L, |a|, |b|)
     flat = K.flatten(1)
+    products = (flat @ flat.mT).double()
     if layers[0].rate is None:
-        return (flat @ flat.mT).double(), K, K  # the margins are known
-    return (flat @ flat.mT).double(), K.sum(2).double(), K.sum(1).double()
+        return products, K, K  # the margins are known
+    return products, K.sum(2).double(), K.sum(1).double()
 
 
-def square_norms(x: Tensor) -> Tensor:
-    norms: Tensor = torch.linalg.vecdot(x, x)
-    return norms  # (n,)
+def linear_margins(layers: Sequence[Layer]) -> Margins:
+    diagonal = torch.stack([square_norms(layer.x).double() for layer in layers])
+    return Margins(-diagonal, diagonal)  # each row of a centred Gram matrix sums to 0

@@ -43,3 +43,9 @@ def hsic(inner: Tensor, x: Margins, y: Margins, *, debiased: bool) -> Tensor:
     s_K, s_L = r_K.sum(-1), r_L.sum(-1)
     h: Tensor = inner - through_rows * (r_K @ r_L.mT)
     return h + through_all * s_K[..., :, None] * s_L[..., None, :]  # (..., LA, LB)
+
+
+def centered_diagonal(x: Margins) -> Tensor:
+    """Diagonal of H K H, (..., L, n)."""
+    r = x.rows + x.diagonal
+    return x.diagonal - 2 * r / r.shape[-1] + r.mean(-1, keepdim=True) / r.shape[-1]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from structure_reg._checks import check_choice, check_layers
-from structure_reg._precision import full_precision, promote
+from structure_reg._precision import full_precision, promote, result_dtype
 from structure_reg._tiles import tile_rows
 from structure_reg.similarity.grams import KERNELS, Layer, gram_sums, kernel_tile, prepare
 from structure_reg.similarity.hsic import hsic
@@ -64,7 +64,7 @@ def cka_null(
             ]
         )
         C = H / (norms[:LA, None] * norms[LA:])
-        return C.to(promote(*(x[:0] for x in (*xs, *ys)))[0].dtype)
+        return C.to(result_dtype(*xs, *ys))
 
 
 def permuted_inner(

@@ -12,7 +12,6 @@ import structure_reg as sr
 from structure_reg.layers.grid import METRICS, NEIGHBOURS, measure
 from structure_reg.layers.significance import discovery_rates, significance
 from structure_reg.layers.stability import stability
-from structure_reg.similarity.cka import cka
 
 
 def noise(n, d, seed):
@@ -38,9 +37,8 @@ def test_grid_is_the_metric_of_every_pair(metric):
     xs, ys = layers(2), layers(3, seed=9)
     ys[1] = xs[0] + noise(60, 6, 77)
     pair = {
-        "rbf_cka": lambda x, y: cka(x, y, kernel="rbf"),
-        "rv": lambda x, y: cka(x, y, debiased=False),
-        "cka": cka,
+        "rbf_cka": lambda x, y: sr.cka(x, y, kernel="rbf"),
+        "rv": lambda x, y: sr.cka(x, y, debiased=False),
     }.get(metric) or getattr(sr, metric)
     grid = sr.layer_similarity(xs, ys, metric=metric)
     assert grid.shape == (2, 3)
@@ -200,7 +198,7 @@ def test_any_function_is_judged_by_its_own_chance():
     ys.append(noise(200, 900, 6))
 
     def wide_bias(x, y):
-        return cka(x, y, debiased=False)
+        return sr.cka(x, y, debiased=False)
 
     assert int(sr.layer_similarity(xs, ys, metric=wide_bias).argmax()) == 4 * 5 - 1
     report = sr.select_layers(xs, ys, metric=wide_bias, permutations=30)

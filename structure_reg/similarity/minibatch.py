@@ -1,0 +1,99 @@
+"""Minibatch CKA, the average of CKA's terms over batches: :class:`MinibatchCKA`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from structure_reg._checks import check_count, check_paired
+from structure_reg._gram import center
+from structure_reg._precision import full_precision, result_dtype
+from structure_reg.similarity.grams import Layer, gram_sums
+from structure_reg.similarity.hsic import hsic
+
+
+class MinibatchCKA:
+    r"""Linear CKA as a ratio of averages over batches, which is not :func:`cka` of all samples.
+
+    .. math:: \frac{\sum_b h(K_b, L_b)}{\sqrt{\sum_b h(K_b, K_b)}\, \sqrt{\sum_b h(L_b, L_b)}}
+
+    with h the debiased estimator on one batch of m rows, divided by m (m - 3). Each of the three
+    sums is right on average for any batch size, and noisy: samples that never meet in a batch are
+    never compared. For the value itself see :class:`CKA`, which needs memory for the squares of
+    the widths.
+
+    See Also
+    --------
+    CKA : The value of all samples at once, exactly.
+
+    Notes
+    -----
+    Keeps four numbers; sums are float64. No gradient.
+
+    References
+    ----------
+    Nguyen, Raghu and Kornblith, "Do Wide and Deep Networks Learn the Same Things?", ICLR 2021,
+    arXiv 2010.15327.
+
+    Examples
+    --------
+    >>> g = torch.Generator().manual_seed(0)
+    >>> x = torch.randn(60, 8, generator=g)
+    >>> y = x @ torch.randn(8, 8, generator=g)
+    >>> stream = MinibatchCKA()
+    >>> for batch in torch.arange(60).split(10):
+    ...     stream.update(x[batch], y[batch])
+    >>> stream.compute(), cka(x, y)
+    (tensor(0.6957), tensor(0.6841))
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self.batches = 0
+
+    @torch.no_grad()
+    def update(self, x: Tensor, y: Tensor) -> None:
+        """Add the terms of a batch; a row of `x` and of `y` are one sample.
+
+        Parameters
+        ----------
+        x, y : Tensor of shape (m, dx) and (m, dy)
+            Any m >= 4: a last batch of fewer rows has no estimate, leave it out.
+
+        Raises
+        ------
+        TypeError
+            If an argument is not a floating tensor.
+        ValueError
+            If the rows or devices do not fit, or m < 4.
+        """
+        check_paired("MinibatchCKA.update", rows=4, x=x, y=y)
+        if self.batches == 0:
+            self.dtype = result_dtype(x, y)
+            self.terms = x.new_zeros(2, 2, dtype=torch.float64)
+        m = x.shape[0]
+        with full_precision(x.device):
+            # Not scaled as in cka(): the batches have to stay comparable. Float64 has the range.
+            layers = [Layer(center(z.double() - z[0].double()), None) for z in (x, y)]
+            inner, margins = gram_sums(layers)
+            self.terms += hsic(inner, margins, margins, debiased=True) / (m * (m - 3))
+        self.batches += 1
+
+    @torch.no_grad()
+    def compute(self) -> Tensor:
+        """Return the ratio over all batches so far, of shape ().
+
+        Raises
+        ------
+        ValueError
+            If there was none.
+        """
+        check_count("MinibatchCKA.compute", "batches", self.batches)
+        h = self.terms
+        return (h[0, 1] / (h[0, 0].sqrt() * h[1, 1].sqrt())).to(self.dtype)
+
+    def __repr__(self) -> str:
+        return f"MinibatchCKA(batches={self.batches})"

@@ -1,0 +1,74 @@
+"""How well one set of features can be rotated onto another."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from structure_reg._checks import check_paired
+from structure_reg._gram import center_and_scale, finite_or_zero, square_norms
+from structure_reg._precision import full_precision, promote
+
+
+def procrustes(x: Tensor, y: Tensor) -> Tensor:
+    r"""Cosine of two sets of features after the best rotation of one onto the other.
+
+    .. math:: s = \max_{R^\top R = I} \frac{\langle X R, Y \rangle}{|X|\,|Y|}
+                = \frac{\lVert X^\top Y \rVert_*}{|X|\,|Y|}
+
+    with the columns centred and the narrower tensor padded with zero columns. From it, the
+    distance of shape analysis is :math:`\sqrt{2 - 2 s}` and the angle :math:`\arccos s`; both are
+    metrics.
+
+    Parameters
+    ----------
+    x, y : Tensor of shape (n, dx) and (n, dy)
+        Features of the same n >= 2 samples.
+
+    Returns
+    -------
+    Tensor of shape ()
+        In [0, 1], 1 for a rotation, a scale and a shift; symmetric; higher is more alike; float32,
+        or float64 if an input is. NaN if a tensor is constant.
+
+        Unrelated features are far from 0 once d is near n: for 64 samples about .3 at 8 features,
+        .76 at 64 and .97 at 512.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not a floating tensor.
+    ValueError
+        If the rows or devices do not fit, or n < 2.
+
+    See Also
+    --------
+    cka : A sum of squares of the same singular values, which weighs large ones more.
+
+    Notes
+    -----
+    Differentiable. One singular value decomposition of a matrix of dx by dy.
+
+    References
+    ----------
+    Schönemann, "A generalized solution of the orthogonal Procrustes problem", Psychometrika 31,
+    1966. Williams et al., "Generalized Shape Metrics on Neural Representations", NeurIPS 2021,
+    arXiv 2110.14739.
+
+    Examples
+    --------
+    >>> g = torch.Generator().manual_seed(0)
+    >>> x = torch.randn(64, 8, generator=g, dtype=torch.float64)
+    >>> rotation, _ = torch.linalg.qr(torch.randn(8, 8, generator=g, dtype=torch.float64))
+    >>> unrelated = torch.randn(64, 8, generator=g, dtype=torch.float64)
+    >>> torch.allclose(procrustes(x, 3 * x @ rotation + 5), torch.tensor(1.0).double())
+    True
+    >>> procrustes(x, unrelated)
+    tensor(0.2628, dtype=torch.float64)
+    """
+    check_paired("procrustes", x=x, y=y)
+    x, y = promote(x, y)
+    with full_precision(x.device):
+        x, y = (finite_or_zero(center_and_scale(z)) for z in (x, y))
+        nuclear: Tensor = torch.linalg.svdvals(x.mT @ y).sum()
+        return nuclear / (square_norms(x).sum().sqrt() * square_norms(y).sum().sqrt())

@@ -1,0 +1,152 @@
+"""CKA of samples that come in batches, exactly: :class:`CKA`."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from structure_reg._checks import check_count, check_paired, check_width
+from structure_reg._gram import square_norms
+from structure_reg._precision import full_precision, result_dtype
+from structure_reg.similarity.cka import least_rows
+
+
+class CKA:
+    r"""Linear :func:`cka` of data that does not fit in memory: the same value, batch by batch.
+
+    With the trace and the diagonal of a Gram matrix of centred rows, the estimator is
+
+    .. math:: h = |X^\top Y|^2 - \frac{n}{n - 2} \sum_i |x_i|^2 |y_i|^2
+                  + \frac{|X|^2\, |Y|^2}{(n - 1)(n - 2)}
+
+    and every term is a sum over samples of products of at most four entries, so that the mean can
+    be subtracted afterwards. Kernels that are not linear have no such sums: see
+    :class:`MinibatchCKA` for what batches can say about them.
+
+    Parameters
+    ----------
+    debiased : bool
+        As in :func:`cka`.
+
+    See Also
+    --------
+    MinibatchCKA : Another value, of less memory: the average over batches.
+
+    Notes
+    -----
+    Keeps :math:`8 (d_x^2 + d_x d_y + d_y^2)` bytes, whatever the number of samples; sums are
+    float64, of differences to the first row that was seen. No gradient.
+
+    Examples
+    --------
+    >>> g = torch.Generator().manual_seed(0)
+    >>> x, y = torch.randn(100, 8, generator=g), torch.randn(100, 4, generator=g)
+    >>> stream = CKA()
+    >>> for batch in torch.arange(100).split(32):
+    ...     stream.update(x[batch], y[batch])
+    >>> torch.allclose(stream.compute(), cka(x, y), atol=1e-6)
+    True
+    """
+
+    samples: int
+    dtype: torch.dtype
+    origin: tuple[Tensor, Tensor]  # the first row of x and of y, subtracted from all
+    sums: list[Tensor]  # (d,) each: of x; of y
+    norms: Tensor  # (2,): sums of |x|^2; of |y|^2
+    norm_products: Tensor  # (2, 2): of each of these times each
+    norms_times: list[Tensor]  # (2, d) each: of each of these times x; times y
+    products: dict[tuple[int, int], Tensor]  # of x x^T, x y^T, y y^T
+
+    def __init__(self, *, debiased: bool = True) -> None:
+        self.debiased = debiased
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all samples."""
+        self.samples = 0
+
+    @torch.no_grad()
+    def update(self, x: Tensor, y: Tensor) -> None:
+        """Add the rows of a batch; a row of `x` and of `y` are one sample.
+
+        Parameters
+        ----------
+        x, y : Tensor of shape (m, dx) and (m, dy)
+            Any m >= 1; the widths are those of the first batch.
+
+        Raises
+        ------
+        TypeError
+            If an argument is not a floating tensor.
+        ValueError
+            If the rows or devices do not fit, or a width has changed.
+        """
+        check_paired("CKA.update", rows=1, x=x, y=y)
+        if self.samples == 0:
+            self._start(x, y)
+        for name, z, origin in zip("xy", (x, y), self.origin, strict=True):
+            check_width("CKA.update", name, z, len(origin))
+        self.dtype = torch.promote_types(self.dtype, result_dtype(x, y))
+        with full_precision(x.device):
+            sides = [z.double() - origin for z, origin in zip((x, y), self.origin, strict=True)]
+            norms = torch.stack([square_norms(z) for z in sides])  # (2, m)
+            self.samples += len(x)
+            self.norms += norms.sum(1)
+            self.norm_products += norms @ norms.mT
+            for s, z in enumerate(sides):
+                self.sums[s] += z.sum(0)
+                self.norms_times[s] += norms @ z
+            for s, t in self.products:
+                self.products[s, t] += sides[s].mT @ sides[t]
+
+    @torch.no_grad()
+    def compute(self) -> Tensor:
+        """Return :func:`cka` of all samples so far, of shape ().
+
+        Raises
+        ------
+        ValueError
+            If there were fewer than 4 samples, or 2 for the biased form.
+        """
+        check_count("CKA.compute", "samples", self.samples, least=least_rows(self.debiased))
+        h = {pair: self._hsic(*pair) for pair in self.products}
+        value = h[0, 1] / (h[0, 0].sqrt() * h[1, 1].sqrt())
+        return value.to(self.dtype)
+
+    def _start(self, x: Tensor, y: Tensor) -> None:
+        widths = x.shape[1], y.shape[1]
+        zeros = partial(x.new_zeros, dtype=torch.float64)
+        self.dtype = result_dtype(x, y)
+        self.origin = x[0].double(), y[0].double()
+        self.sums = [zeros(d) for d in widths]
+        self.norms, self.norm_products = zeros(2), zeros(2, 2)
+        self.norms_times = [zeros(2, d) for d in widths]
+        self.products = {(s, t): zeros(widths[s], widths[t]) for s, t in ((0, 0), (0, 1), (1, 1))}
+
+    def _hsic(self, s: int, t: int) -> Tensor:
+        """The estimator between side s and side t, up to a factor of n."""
+        n = self.samples
+        m, v = self.sums[s] / n, self.sums[t] / n
+        M, V = m @ m, v @ v
+        C = self.products[s, t]
+        covariance = C - n * torch.outer(m, v)  # X^T Y of centred rows
+        D = covariance.square().sum()
+        if not self.debiased:
+            return D
+        trace_K, trace_L = self.norms[s] - n * M, self.norms[t] - n * V
+        # Sum of |x_i - m|^2 |y_i - v|^2, multiplied out.
+        diagonals = (
+            self.norm_products[s, t]
+            - 2 * (v @ self.norms_times[t][s] + m @ self.norms_times[s][t])
+            + 4 * (m @ C @ v)
+            + V * self.norms[s]
+            + M * self.norms[t]
+            - 3 * n * M * V
+        )
+        h: Tensor = D - n / (n - 2) * diagonals + trace_K * trace_L / ((n - 1) * (n - 2))
+        return h
+
+    def __repr__(self) -> str:
+        return f"CKA(debiased={self.debiased}, samples={self.samples})"
