@@ -14,8 +14,8 @@ from structure_reg.losses.structure import StructureLoss, structure_loss
 from structure_reg.losses.temperature import temperature_for_perplexity
 from structure_reg.losses.transition import cosine_kernel, log_transition_matrix
 from structure_reg.similarity.cca import cca, pwcca, svcca
+from structure_reg.similarity.chance import cka_chance
 from structure_reg.similarity.cka import cka
-from structure_reg.similarity.cka_chance import cka_chance
 from structure_reg.similarity.cknna import cknna
 from structure_reg.similarity.minibatch import MinibatchCKA
 from structure_reg.similarity.neighbours import cycle_knn, jaccard_knn, mutual_knn, tie_fraction

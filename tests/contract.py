@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import inf, log
+from math import cbrt, ceil, inf, log
 from typing import Any
 
 import oracles
+import oracles_cka
+import oracles_neighbours
 import torch
 from torch import Tensor, nn
 
@@ -107,6 +109,7 @@ class Promise:
     twice: bool = False  # whether the gradient has a gradient
     invariant: Callable[[Options], Mapping[Callable[..., Tensors], bool]] = lambda _: {}
     bounds: Callable[[Options, int], tuple[float, float]] = lambda _options, _n: (-inf, inf)
+    least: int = 2  # samples
     by_sample: bool = False  # a permutation of the samples permutes the rows of reduction="none"
     twin: type[nn.Module] | None = None
     call_options: frozenset[str] = frozenset()  # options that the twin takes in its call
@@ -129,6 +132,53 @@ def by_centering(options: Options) -> Mapping[Callable[..., Tensors], bool]:
 
 
 IDS = torch.tensor([3, 1, 3, 2, 1, 3, 7, 8, 9, 9, 4, 0])
+
+
+def of_neighbours(oracle: Callable[..., float]) -> Callable[..., float]:
+    """An oracle of lists of k neighbours, k by Rice's rule where none is given."""
+    return lambda x, y, k=None: oracle(x, y, k or ceil(2 * cbrt(len(x))))
+
+
+def of_tensors(oracle: Callable[..., float]) -> Callable[..., float]:
+    return lambda x, y, **options: oracle(torch.from_numpy(x), torch.from_numpy(y), **options)
+
+
+BAD_K = (
+    ({"k": 0}, ValueError),
+    ({"k": len(IDS)}, ValueError),
+    ({"k": 2.0}, TypeError),
+    ({"k": "half"}, ValueError),
+)
+
+
+def shares_neighbours(oracle: Callable[..., float], *, symmetric: bool = True) -> Promise:
+    return Promise(
+        inputs=two_widths,
+        oracle=of_neighbours(oracle),
+        variants=({"k": 3}, {"k": 1}),
+        least=4,
+        invariant=lambda options: {
+            **KEEPS_ANGLES,
+            **({} if options["k"] == 1 else {swap: symmetric}),
+        },
+        bounds=lambda _options, _n: (0.0, 1.0),
+        bad_options=BAD_K,
+        paired=True,
+    )
+
+
+def keeps_shape(oracle: Callable[..., float], least: int, low: float, **changes: Any) -> Promise:
+    """A similarity that sees distances alone."""
+    return Promise(
+        inputs=two_widths,
+        oracle=of_tensors(oracle),
+        least=least,
+        invariant=lambda _: {**KEEPS_DISTANCES, swap: True},
+        bounds=lambda _options, _n: (low, 1.0),
+        paired=True,
+        **changes,
+    )
+
 
 STRUCTURE = Promise(
     inputs=two_widths,
@@ -265,6 +315,28 @@ PROMISES: dict[str, Promise] = {
         bounds=lambda _options, _n: (0.0, 13.2),
         paired=True,
     ),
+    "mutual_knn": shares_neighbours(oracles_neighbours.mutual_knn),
+    "jaccard_knn": shares_neighbours(oracles_neighbours.jaccard_knn),
+    "cycle_knn": shares_neighbours(oracles_neighbours.cycle_knn, symmetric=False),
+    "lcs_knn": shares_neighbours(oracles_neighbours.lcs_knn),
+    "edit_knn": shares_neighbours(oracles_neighbours.edit_knn),
+    "cka": keeps_shape(
+        oracles_cka.cka,
+        5,
+        -1.0,
+        variants=({}, {"debiased": False}, {"kernel": "rbf"}, {"kernel": "rbf", "debiased": False}),
+        gradient=(0, 1),
+        bad_options=(({"kernel": "cosine"}, ValueError),),
+    ),
+    "rv": keeps_shape(oracles_cka.rv, 2, 0.0, gradient=(0, 1)),
+    "procrustes": keeps_shape(oracles_cka.procrustes, 3, 0.0, gradient=(0, 1)),
+    "rsa": keeps_shape(
+        oracles_cka.rsa,
+        4,
+        -1.0,
+        variants=({}, {"correlation": "spearman"}),
+        bad_options=(({"correlation": "kendall"}, ValueError),),
+    ),
     "structure_diagnostics": Promise(
         inputs=two_widths,
         oracle=oracles.structure_diagnostics,
@@ -276,7 +348,18 @@ PROMISES: dict[str, Promise] = {
 
 # Public names that are no function of tensors to tensors, and the file that holds them to theirs.
 TESTED_IN = {
+    "CKA": "similarity/test_streaming.py",
+    "LayerSelection": "layers/test_selection.py",
+    "MinibatchCKA": "similarity/test_streaming.py",
     "StructureDiagnostics": "losses/test_temperature.py",
     "temperature_for_perplexity": "losses/test_temperature.py",
+    "cca": "similarity/test_other_similarities.py",
+    "cka_chance": "similarity/test_chance.py",
+    "cknna": "similarity/test_neighbours.py",
+    "layer_similarity": "layers/test_selection.py",
+    "pwcca": "similarity/test_other_similarities.py",
+    "select_layers": "layers/test_selection.py",
+    "svcca": "similarity/test_other_similarities.py",
+    "tie_fraction": "similarity/test_neighbours.py",
     "tile_budget": "test_tiles.py",
 }

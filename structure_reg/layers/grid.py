@@ -9,12 +9,16 @@ import torch
 from torch import Tensor
 
 from structure_reg._checks import check_k_unused, check_layers, check_metric, check_score
-from structure_reg.similarity.chance import cycle_chance, jaccard_chance, mutual_chance
+from structure_reg.similarity.cca import cca, pwcca, svcca
+from structure_reg.similarity.chance import cka_chance
 from structure_reg.similarity.cka import cka_grid
 from structure_reg.similarity.cknna import cknna_grid
+from structure_reg.similarity.knn_chance import cycle_chance, jaccard_chance, mutual_chance
 from structure_reg.similarity.nearest import nearest, neighbourhood_size
 from structure_reg.similarity.neighbours import cycle_grid, jaccard_grid, mutual_grid
 from structure_reg.similarity.null import cka_null
+from structure_reg.similarity.procrustes import procrustes
+from structure_reg.similarity.rsa import rsa
 from structure_reg.similarity.sequences import edit_grid, lcs_grid
 
 Layers = Mapping[str, Tensor] | Sequence[Tensor]
@@ -36,7 +40,13 @@ KERNELS: dict[str, dict[str, Any]] = {
     "rv": {"kernel": "linear", "debiased": False},
 }
 # One value a pair.
-PAIRS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {}
+PAIRS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cca": cca,
+    "svcca": svcca,
+    "pwcca": pwcca,
+    "procrustes": procrustes,
+    "rsa": rsa,
+}
 METRICS = (*NEIGHBOURS, *KERNELS, *PAIRS)
 
 
@@ -51,8 +61,9 @@ def layer_similarity(
         The layers of either side for the same n samples, n >= 2; every layer has its own width.
     metric : str or callable
         The name of a similarity of this package, that is "mutual_knn", "cycle_knn", "lcs_knn",
-        "edit_knn", "jaccard_knn", "cknna", "cka", "rbf_cka" or "rv"; or a function of two tensors,
-        (n, dx) and (n, dy), that returns a scalar.
+        "edit_knn", "jaccard_knn", "cknna", "cka", "rbf_cka", "rv", "cca", "svcca", "pwcca",
+        "procrustes" or "rsa"; or a function of two tensors, (n, dx) and (n, dy), that returns a
+        scalar.
     k : int or {"rice", "sqrt", "sturges"}, optional
         Size of a neighbourhood, as in :func:`mutual_knn`; for the kNN metrics alone.
 
@@ -148,12 +159,12 @@ def measure(
         )
     if isinstance(metric, str) and metric in KERNELS:
         options = KERNELS[metric]
-        scores = (
-            cka_grid(xs, ys, **options)[None]
-            if permutations is None
-            else cka_null(xs, ys, permutations, **options)
-        ).double()
-        return Measured(scores, torch.zeros_like(scores[0]) if options["debiased"] else None)
+        if permutations is None:
+            return Measured(cka_grid(xs, ys, **options)[None].double())
+        return Measured(
+            cka_null(xs, ys, permutations, **options).double(),
+            cka_chance(xs, ys, **options).mean.double(),
+        )
     similarity = PAIRS[metric] if isinstance(metric, str) else metric
     return Measured(
         torch.stack(

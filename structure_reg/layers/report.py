@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from structure_reg.layers.stability import HALVINGS
+
 
 @dataclass(frozen=True, eq=False)
 class LayerSelection:
@@ -39,8 +41,9 @@ class LayerSelection:
     held_out_gain : float
         The difference for a pair chosen on one half and scored on the other: free of the optimism
         of having picked the maximum; below 0 where the choice does harm.
-    stability : float
-        Share of the halves in which the same pair wins, in [0, 1].
+    stability, x_stability, y_stability : float
+        Share of the halves in which the same pair wins, in which its layer of x is in the winning
+        pair, and its layer of y; in [0, 1].
     warnings : tuple of str
         What to think of before believing the choice; empty when nothing was found.
     metric, k, samples, permutations
@@ -64,6 +67,8 @@ class LayerSelection:
     gain_error: float
     held_out_gain: float
     stability: float
+    x_stability: float
+    y_stability: float
     warnings: tuple[str, ...]
     metric: str
     k: int | None
@@ -101,13 +106,17 @@ class LayerSelection:
         return "\n".join(lines)
 
     def verdict(self) -> str:
-        """Return the gain over the last pair in words."""
-        if (self.x_layer, self.y_layer) == (len(self.x_names) - 1, len(self.y_names) - 1):
-            return f"the last pair is the best; it wins {self.stability:.0%} of the half-samples"
+        """Return the gain over the last pair, and how often the choice repeats, in words."""
+        last = len(self.x_names) - 1, len(self.y_names) - 1
+        gain = "the last pair is the best"
+        if (self.x_layer, self.y_layer) != last:
+            gain = (
+                f"gain over the last pair {self.gain:.3f} ± {self.gain_error:.3f}, "
+                f"{self.held_out_gain:.3f} on held-out halves"
+            )
         return (
-            f"gain over the last pair {self.gain:.3f} ± {self.gain_error:.3f}, "
-            f"{self.held_out_gain:.3f} on held-out halves; "
-            f"the same pair wins {self.stability:.0%} of the half-samples"
+            f"{gain}\nof {2 * HALVINGS} half-samples the same pair wins {self.stability:.0%}, "
+            f"the same x {self.x_stability:.0%}, the same y {self.y_stability:.0%}"
         )
 
     def plot(self, ax: Any = None) -> Any:

@@ -20,11 +20,8 @@ from structure_reg.layers.grid import (
 )
 from structure_reg.layers.report import LayerSelection
 from structure_reg.layers.significance import significance
-from structure_reg.layers.stability import stability
+from structure_reg.layers.stability import HALVINGS, stability
 from structure_reg.similarity.nearest import neighbourhood_size
-
-# Halvings of the samples. Each gives two halves, and each half a choice of layers.
-HALVINGS = 10
 
 
 def select_layers(
@@ -139,6 +136,8 @@ def select_layers(
         gain_error=repeat.gain_error,
         held_out_gain=repeat.held_out_gain,
         stability=repeat.share,
+        x_stability=repeat.x_share,
+        y_stability=repeat.y_share,
         warnings=(),
         metric=metric if isinstance(metric, str) else getattr(metric, "__name__", repr(metric)),
         k=size,

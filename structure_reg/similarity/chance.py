@@ -1,53 +1,109 @@
-"""What the kNN metrics score on average when the rows are re-paired at random: closed forms.
-
-Of the n - 1 other rows, N_y(i) is then k drawn without replacement, whatever N_x(i) is.
-"""
+"""What CKA is when the features have nothing to do with each other, in closed form."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from structure_reg.similarity.nearest import Neighbours
+from structure_reg._checks import check_choice, check_layers
+from structure_reg._precision import full_precision, result_dtype
+from structure_reg.similarity.grams import KERNELS, Layer, gram_sums, prepare
+from structure_reg.similarity.hsic import centered_diagonal, hsic
 
 
-def mutual_chance(xs: Sequence[Neighbours], ys: Sequence[Neighbours]) -> Tensor:
-    """k / (n - 1) for every pair."""
-    n, k = xs[0].rows.shape
-    return constant(k / (n - 1), xs, ys)
+class Chance(NamedTuple):
+    """Mean and standard deviation of a similarity over all re-pairings of the rows.
+
+    Attributes
+    ----------
+    mean, sd : Tensor of shape (LA, LB)
+        Of every pair of layers.
+    """
+
+    mean: Tensor
+    sd: Tensor
 
 
-def jaccard_chance(xs: Sequence[Neighbours], ys: Sequence[Neighbours]) -> Tensor:
-    """Average m / (2k - m) over m of the hypergeometric distribution."""
-    n, k = xs[0].rows.shape
-    mean = sum(
-        m / (2 * k - m) * math.exp(log_choose(k, m) + log_choose(n - 1 - k, k - m))
-        for m in range(max(0, 2 * k - n + 1), k + 1)
-    ) * math.exp(-log_choose(n - 1, k))
-    return constant(mean, xs, ys)
+@torch.no_grad()
+def cka_chance(
+    xs: Sequence[Tensor],
+    ys: Sequence[Tensor],
+    *,
+    kernel: str = "linear",
+    debiased: bool = True,
+) -> Chance:
+    r"""Mean and standard deviation of :func:`cka` over all n! pairings of the rows, exactly.
+
+    Debiased, they are 0 and :math:`\sqrt{2 / (n (n - 3))}` whatever the features. Biased, with
+    :math:`T, T_2, S` the sums of the diagonal, of all squares and of the squared diagonal of the
+    centred kernel matrix of x, and :math:`U, U_2, V` those of y [1]_:
+
+    .. math::
+        \mu &= \frac{T U}{(n - 1) \sqrt{T_2 U_2}} \\
+        T_2 U_2 \sigma^2 &= \frac{2 A(T, T_2) A(U, U_2)}{(n - 1)^2 (n + 1) (n - 2)}
+            + \frac{B(T, T_2, S) B(U, U_2, V)}{(n + 1) n (n - 1) (n - 2) (n - 3)}
+
+    with :math:`A(T, T_2) = (n - 1) T_2 - T^2` and
+    :math:`B(T, T_2, S) = n (n + 1) S - (n - 1) (T^2 + 2 T_2)`.
+
+    Parameters
+    ----------
+    xs, ys : sequence of Tensor of shape (n, d)
+        Layers over the same n >= 4 samples.
+    kernel, debiased
+        As in :func:`cka`.
+
+    Returns
+    -------
+    Chance
+        The mean and the standard deviation of each pair, without a gradient. The distribution is
+        skewed: a p-value needs :func:`cka_null`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`cka_grid`.
+
+    References
+    ----------
+    .. [1] Kazi-Aoual et al., "Refined approximations to permutation tests for multivariate
+       inference", Computational Statistics & Data Analysis 20, 1995.
+
+    Examples
+    --------
+    >>> g = torch.Generator().manual_seed(0)
+    >>> x, y = torch.randn(64, 512, generator=g), torch.randn(64, 512, generator=g)
+    >>> mean, sd = cka_chance([x], [y], debiased=False)
+    >>> mean, sd
+    (tensor([[0.8885]]), tensor([[0.0025]]))
+    """
+    check_layers("cka_chance", rows=4, xs=xs, ys=ys)
+    check_choice("cka_chance", "kernel", kernel, KERNELS)
+    n, dtype = xs[0].shape[0], result_dtype(*xs, *ys)
+    if debiased:
+        mean = xs[0].new_zeros(len(xs), len(ys), dtype=dtype)
+        return Chance(mean, mean + math.sqrt(2 / (n * (n - 3))))
+    with full_precision(xs[0].device):
+        (T, T_2, S), (U, U_2, V) = (
+            moments([prepare(x, kernel) for x in side]) for side in (xs, ys)
+        )
+        A, A_y = (n - 1) * T_2 - T**2, (n - 1) * U_2 - U**2
+        B = n * (n + 1) * S - (n - 1) * (T**2 + 2 * T_2)
+        B_y = n * (n + 1) * V - (n - 1) * (U**2 + 2 * U_2)
+        norms = torch.outer(T_2, U_2)
+        variance = 2 * torch.outer(A, A_y) / ((n - 1) ** 2 * (n + 1) * (n - 2))
+        variance += torch.outer(B, B_y) / ((n + 1) * n * (n - 1) * (n - 2) * (n - 3))
+        mean = torch.outer(T, U) / ((n - 1) * norms.sqrt())
+        return Chance(mean.to(dtype), (variance / norms).sqrt().to(dtype))
 
 
-def cycle_chance(xs: Sequence[Neighbours], ys: Sequence[Neighbours]) -> Tensor:
-    """Average the probability that k draws meet one of the rows that have row i for a neighbour."""
-    n, k = xs[0].rows.shape
-    missed = torch.tensor(  # by how often a row is a neighbour
-        [
-            math.exp(log_choose(n - 1 - d, k) - log_choose(n - 1, k)) if n - 1 - d >= k else 0.0
-            for d in range(n)
-        ],
-        dtype=torch.float64,
-    ).to(xs[0].rows.device)
-    degrees = [torch.bincount(x.rows.flatten(), minlength=n) for x in xs]
-    mean = torch.stack([1 - missed[degree].mean() for degree in degrees])  # (LA,)
-    return mean[:, None].expand(-1, len(ys))
-
-
-def constant(value: float, xs: Sequence[Neighbours], ys: Sequence[Neighbours]) -> Tensor:
-    return xs[0].nan.new_full((len(xs), len(ys)), value, dtype=torch.float64)
-
-
-def log_choose(n: int, k: int) -> float:
-    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+def moments(layers: Sequence[Layer]) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each centred kernel matrix: trace, sum of squares, sum of the squared diagonal."""
+    inner, margins = gram_sums(layers)
+    diagonal = centered_diagonal(margins)  # (L, n)
+    squares = hsic(inner, margins, margins, debiased=False).diagonal()
+    return diagonal.sum(1), squares, diagonal.square().sum(1)

@@ -29,8 +29,10 @@ def cknna(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
 
     Parameters
     ----------
-    x, y, k
-        As in :func:`mutual_knn`, with n >= 4.
+    x, y : Tensor of shape (n, dx), (n, dy)
+        Paired features, as in :func:`mutual_knn`, n >= 4.
+    k : int or {"rice", "sqrt", "sturges"}, optional
+        Size of a neighbourhood, as in :func:`mutual_knn`.
 
     Returns
     -------

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from structure_reg._checks import check_features, check_paired
+from structure_reg._precision import result_dtype
 from structure_reg.similarity.nearest import Neighbours, nearest, neighbourhood_size
 from structure_reg.similarity.overlap import overlap_grid
 
@@ -78,8 +79,10 @@ def jaccard_knn(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
 
     Parameters
     ----------
-    x, y, k
-        As in :func:`mutual_knn`.
+    x, y : Tensor of shape (n, dx), (n, dy)
+        Paired features, as in :func:`mutual_knn`.
+    k : int or {"rice", "sqrt", "sturges"}, optional
+        Size of a neighbourhood, as in :func:`mutual_knn`.
 
     Returns
     -------
@@ -122,8 +125,10 @@ def cycle_knn(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
 
     Parameters
     ----------
-    x, y, k
-        As in :func:`mutual_knn`.
+    x, y : Tensor of shape (n, dx), (n, dy)
+        Paired features, as in :func:`mutual_knn`.
+    k : int or {"rice", "sqrt", "sturges"}, optional
+        Size of a neighbourhood, as in :func:`mutual_knn`.
 
     Returns
     -------
@@ -183,8 +188,7 @@ def knn_pair(
     size = neighbourhood_size(function, k, len(x))
     as_paired = torch.arange(len(x), device=x.device)[None]  # (1, n)
     score = grid([nearest(x, size)], [nearest(y, size)], as_paired)  # (1, 1, 1)
-    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
-    return score.reshape(()).to(dtype)
+    return score.reshape(()).to(result_dtype(x, y))
 
 
 def tie_fraction(x: Tensor, *, k: int | str | None = None) -> Tensor:
@@ -231,5 +235,4 @@ def tie_fraction(x: Tensor, *, k: int | str | None = None) -> Tensor:
     """
     check_features("tie_fraction", x=x)
     size = neighbourhood_size("tie_fraction", k, len(x))
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    return nearest(x, size).tied.to(dtype).mean()
+    return nearest(x, size).tied.to(result_dtype(x)).mean()

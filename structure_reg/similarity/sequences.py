@@ -23,8 +23,10 @@ def lcs_knn(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
 
     Parameters
     ----------
-    x, y, k
-        As in :func:`mutual_knn`.
+    x, y : Tensor of shape (n, dx), (n, dy)
+        Paired features, as in :func:`mutual_knn`.
+    k : int or {"rice", "sqrt", "sturges"}, optional
+        Size of a neighbourhood, as in :func:`mutual_knn`.
 
     Returns
     -------
@@ -67,8 +69,10 @@ def edit_knn(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
 
     Parameters
     ----------
-    x, y, k
-        As in :func:`mutual_knn`.
+    x, y : Tensor of shape (n, dx), (n, dy)
+        Paired features, as in :func:`mutual_knn`.
+    k : int or {"rice", "sqrt", "sturges"}, optional
+        Size of a neighbourhood, as in :func:`mutual_knn`.
 
     Returns
     -------

@@ -115,14 +115,14 @@ def test_order_of_the_metrics_and_triangle(n, k, seed):
     ("grid", "name"), [(mutual_grid, "mutual"), (jaccard_grid, "jaccard"), (cycle_grid, "cycle")]
 )
 def test_chance_is_the_mean_over_all_pairings(grid, name):
-    from structure_reg.similarity import chance
+    from structure_reg.similarity import knn_chance
 
     n, k = 6, 2
     xs = [nearest(features(n, 3, seed), k) for seed in (0, 1)]
     ys = [nearest(features(n, 3, seed), k) for seed in (2, 3, 4)]
     every = torch.tensor(list(itertools.permutations(range(n))))  # (720, 6)
     mean = grid(xs, ys, every).mean(0)
-    expected = getattr(chance, f"{name}_chance")(xs, ys)
+    expected = getattr(knn_chance, f"{name}_chance")(xs, ys)
     torch.testing.assert_close(mean, expected, rtol=0, atol=1e-7)
     if name == "mutual":
         torch.testing.assert_close(expected, torch.full((2, 3), k / (n - 1), dtype=torch.float64))
