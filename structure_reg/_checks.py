@@ -165,6 +165,13 @@ def check_even_shapes(
             )
 
 
+def refuse_second_derivative(function: str) -> None:
+    raise NotImplementedError(
+        f"{function}: expected to be differentiated once, got a second derivative, which the tiled "
+        "form does not have; inside a larger `tile_budget` the plain form has it"
+    )
+
+
 def check_no_group(function: str, group: Any) -> None:
     if group is not None:
         raise NotImplementedError(
