@@ -1,9 +1,11 @@
 """CLIP's two softmaxes over one matrix of logits that is never whole, Z = s X̂ Ŷᵀ.
 
 A pass over tiles of rows finds the row sums, which each tile holds whole, and the column sums,
-which run along. A second pass makes Z again and turns it into its gradient G tile by tile:
+which run along. A second pass makes Z again and turns it into its gradient tile by tile:
 
-    ∂X̂ = s G Ŷ,   ∂Ŷ = s Gᵀ X̂,   ∂s = ⟨G Ŷ, X̂⟩
+    G_ij = u_i (softmax_j Z_ij - T_ij) + v_j (softmax_i Z_ij - T_ij)
+
+for gradients u of the rows' losses and v of the columns'.
 
 Four products instead of the six of two logit matrices under autograd, three where Z fits the tile
 budget and is kept. Both passes are operators of their own, opaque to a compiler.
@@ -18,8 +20,8 @@ import torch
 from torch import Tensor
 
 from structure_reg._checks import refuse_second_derivative
+from structure_reg._kernels.logits import Logits, LogitsGradient, empty_gradient
 from structure_reg._kernels.targets import targets
-from structure_reg._kernels.unit_rows import unit_rows_and_inverse, unit_rows_gradient
 from structure_reg._precision import full_precision
 
 
@@ -61,21 +63,16 @@ def clip_statistics(
     column_sum = torch.zeros_like(out.column_log)
     T = targets(ids, first, label_smoothing)
     with full_precision(x.device):
-        y_hat, _ = unit_rows_and_inverse(y, s.dtype)
-        scratch = s.new_empty(2, min(rows, len(x)), len(y))
-        for start in range(0, len(x), rows):
-            I = slice(start, start + rows)
-            x_hat, _ = unit_rows_and_inverse(x[I], s.dtype)
-            Z = out.Z[I] if keep else scratch[0, : len(x_hat)]
-            E = scratch[1, : len(x_hat)]
-            torch.mm(x_hat.mul_(s), y_hat.mT, out=Z)  # (B, N)
+        logits = Logits(x, y, s, rows)
+        for I, tile, E in logits.tiles():
+            Z = logits.product(out.Z[I] if keep else tile)  # (B, N)
             out.row_shift[I] = Z.amax(1)
             out.row_sum[I] = torch.sub(Z, out.row_shift[I, None], out=E).exp_().sum(1)
             shift = torch.maximum(out.column_shift, Z.amax(0))
             column_sum.mul_((out.column_shift - shift).exp_())
             column_sum.add_(torch.sub(Z, shift, out=E).exp_().sum(0))
             out.column_shift.copy_(shift)
-            row_target, column_target = T.sums(Z, start)
+            row_target, column_target = T.sums(Z, I.start)
             out.column_target.add_(column_target)
             out.row_loss[I] = out.row_sum[I].log() + (out.row_shift[I] - row_target)
         torch.log(column_sum, out=out.column_log)
@@ -121,41 +118,22 @@ def clip_gradient(
     of_rows = (d_row_loss / row_sum)[:, None]  # (n, 1)
     of_columns = d_column_log * (-column_log).exp()  # (N,)
     T = targets(ids, first, label_smoothing)
-    d_x, d_y, d_s = x.new_empty(x.shape if needs[0] else 0), y.new_empty(0), torch.zeros_like(s)
     with full_precision(x.device):
-        y_hat, y_inverse = unit_rows_and_inverse(y, s.dtype)
-        d_y_hat = torch.zeros_like(y_hat) if needs[1] else d_y
-        scratch = s.new_empty(2, min(rows, len(x)), len(y))
-        for start in range(0, len(x), rows):
-            I = slice(start, start + rows)
-            x_hat, x_inverse = unit_rows_and_inverse(x[I], s.dtype)
-            G, E = scratch[:, : len(x_hat)]
-            Z = kept[I] if len(kept) else torch.mm(s * x_hat, y_hat.mT, out=E)  # (B, N)
+        logits = Logits(x, y, s, rows)
+        gradient = LogitsGradient(logits, needs)
+        for I, G, E in logits.tiles():
+            Z = kept[I] if len(kept) else logits.product(E)  # (B, N)
             torch.sub(Z, row_shift[I, None], out=G).exp_().mul_(of_rows[I])
             G.addcmul_(torch.sub(Z, column_shift, out=E).exp_(), of_columns)
-            T.add_gradient(G, start, -d_row_loss[I], d_column_target)
-            if needs[1]:
-                d_y_hat.addmm_(G.mT, x_hat)  # (N, d), times s below
-            if needs[0] or not needs[1]:
-                Gy = G @ y_hat  # (B, d)
-            if not needs[1]:
-                d_s += torch.linalg.vecdot(Gy, x_hat).sum()
-            if needs[0]:
-                d_x[I] = unit_rows_gradient(x_hat, x_inverse, Gy.mul_(s))
-        if needs[1]:
-            d_s = torch.linalg.vecdot(d_y_hat, y_hat).sum()
-            d_y = unit_rows_gradient(y_hat, y_inverse, d_y_hat.mul_(s)).to(y.dtype)
-    return d_x, d_y, d_s
+            T.add_gradient(G, I.start, -d_row_loss[I], d_column_target)
+            gradient.add(I, G)
+        return gradient.result(y.dtype)
 
 
 @clip_gradient.register_fake
 def _empty_gradient(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     x, y, s, *_, needs = arguments[8:]
-    return (
-        x.new_empty(x.shape if needs[0] else 0),
-        y.new_empty(y.shape if needs[1] else 0),
-        torch.empty_like(s),
-    )
+    return empty_gradient(x, y, s, needs)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -167,9 +145,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    needs = ctx.needs_input_grad[:3]
-    d = clip_gradient(*grads[:3], *ctx.saved_tensors, *ctx.options, needs)
-    return *(g if need else None for g, need in zip(d, needs, strict=True)), *5 * [None]
+    needs = ctx.needs_input_grad
+    d = clip_gradient(*grads[:3], *ctx.saved_tensors, *ctx.options, needs[:2])
+    return *(g if need else None for g, need in zip(d, needs, strict=False)), *5 * [None]
 
 
 def _refuse(ctx: Any, *grads: Tensor) -> None:  # noqa: ARG001
