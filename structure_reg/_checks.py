@@ -154,7 +154,7 @@ def check_group(function: str, group: Any) -> None:
 def check_even_shapes(
     function: str, names: tuple[str, ...], shapes: Sequence[Sequence[Sequence[int]]]
 ) -> None:
-    """Refuse shapes[process][tensor] = (rows, columns) that differ between processes."""
+    """Refuse shapes[process][tensor] = (rows, columns) that differ, or make less than 2 rows."""
     for name, *of_processes in zip(names, *shapes, strict=True):
         different = sorted({tuple(shape) for shape in of_processes})
         if len(different) > 1:
@@ -163,6 +163,9 @@ def check_even_shapes(
                 f"{function}: expected {name} of the same (rows, columns) on every process, "
                 f"got {got}; a data loader with drop_last=True keeps batches even"
             )
+    total = sum(of_process[0][0] for of_process in shapes)
+    if total < 2:
+        raise ValueError(f"{function}: expected at least 2 rows over all processes, got {total}")
 
 
 def refuse_second_derivative(function: str) -> None:

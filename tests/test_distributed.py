@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 import torch
 from processes import GROUPS, Processes
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from structure_reg import clip_loss, siglip_loss
 from structure_reg._distributed import (
     check_even,
     exchange,
@@ -28,7 +31,7 @@ def processes() -> Iterator[Processes]:
     running.close()
 
 
-def whole(seed: int, *shape: int) -> torch.Tensor:
+def whole(seed: int, *shape: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
@@ -127,3 +130,105 @@ def test_no_group_is_this_process_and_costs_nothing():
     assert mean_over_processes(x, None) is x
     assert own_rows(3, None) == slice(0, 3)
     check_even("clip_loss", None, x=x)
+
+
+class Heads(nn.Module):
+    """Two linear heads and the two learnable scalars, float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x = nn.Linear(D, 4, bias=False, dtype=torch.float64)
+        self.y = nn.Linear(D, 4, dtype=torch.float64)
+        self.log_scale = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+        self.bias = nn.Parameter(torch.tensor([-3.0], dtype=torch.float64))
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        return self.x(x), self.y(y), self.log_scale.exp(), self.bias
+
+
+def heads() -> Heads:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        return Heads()
+
+
+def contrastive(name: str, features: tuple[Tensor, ...], group: Any, **options: Any) -> Tensor:
+    x, y, scale, bias = features
+    if name == "clip":
+        return clip_loss(x, y, scale, group=group, **options) + 0 * bias.sum()
+    return siglip_loss(x, y, scale, bias, group=group, **options)
+
+
+def step(group: Any, name: str, options: dict[str, Any]) -> tuple[Tensor, list[Tensor | None]]:
+    """One step of training on the rows of this process: the loss, and the gradients after it."""
+    mine = slice(0, N) if group is None else own_rows(N // group.size(), group)
+    model: nn.Module = heads()
+    if group is not None:
+        model = DistributedDataParallel(model, process_group=group)
+    ids = options.get("ids")
+    options = options | {"ids": ids if ids is None else ids[mine]}
+    loss = contrastive(name, model(whole(1, N, D)[mine], whole(2, N, D)[mine]), group, **options)
+    if options.get("reduction") == "none":
+        # Under DDP the mean over processes of the local means is the global mean.
+        (loss * whole(3, N)[mine]).mean().backward()
+    else:
+        loss.backward()
+    return loss.detach(), [parameter.grad for parameter in model.parameters()]
+
+
+IDS = torch.tensor([4, 7, 7, 1, 0, 4, 7, 9, 2, 1, 3, 5])  # partners on other processes
+
+
+@pytest.mark.parametrize("ranks", GROUPS)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("clip", {}),
+        ("clip", {"reduction": "sum"}),
+        ("clip", {"ids": IDS, "label_smoothing": 0.1}),
+        ("clip", {"ids": IDS, "reduction": "none"}),
+        ("siglip", {}),
+        ("siglip", {"ids": IDS, "reduction": "sum"}),
+        ("siglip", {"reduction": "none"}),
+    ],
+)
+def test_every_gradient_after_ddp_is_that_of_one_process(processes, ranks, name, options):
+    loss, gradients = step(None, name, options)
+    per_process = loss.chunk(len(ranks)) if loss.ndim else [loss] * len(ranks)
+    answers = processes.run(ranks, step, name, options)
+    for (value, grads), expected in zip(answers, per_process, strict=True):
+        torch.testing.assert_close(value, expected, rtol=0, atol=1e-10)
+        for grad, of_one in zip(grads, gradients, strict=True):
+            torch.testing.assert_close(grad, of_one, rtol=0, atol=1e-10)
+
+
+def uneven_loss(group: Any, name: str, rows: tuple[int, ...]) -> Any:
+    n = rows[group.rank()]
+    return contrastive(name, heads()(whole(1, n, D), whole(2, n, D)), group).detach()
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+@pytest.mark.parametrize("rows", [(3, 3, 3, 2), (3, 3, 3, 1), (3, 0, 3, 3)])
+def test_an_uneven_last_batch_is_refused_before_anything_hangs(processes, name, rows):
+    for answer in processes.run((0, 1, 2, 3), uneven_loss, name, rows):
+        assert isinstance(answer, ValueError)
+        assert f"{name}_loss: expected x of the same (rows, columns)" in str(answer)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_one_row_a_process_is_a_batch(processes, name):
+    values = processes.run((0, 1, 2, 3), uneven_loss, name, (1, 1, 1, 1))
+    assert all(torch.equal(value, values[0]) for value in values)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_one_row_in_all_is_none(processes, name):
+    (answer,) = processes.run((0,), uneven_loss, name, (1,))
+    assert "at least 2 rows over all processes, got 1" in str(answer)
+
+
+@pytest.mark.parametrize("loss", [clip_loss, siglip_loss])
+@pytest.mark.parametrize("group", [0, "world", object()])
+def test_what_is_no_group_is_refused(loss, group):
+    with pytest.raises(TypeError, match=r"expected group to be a torch\.distributed\.ProcessGroup"):
+        loss(torch.eye(2), torch.eye(2), group=group)

@@ -141,7 +141,7 @@ def plain_rows(
     """The formula as it stands, differentiable any number of times; (n,)."""
     x, y = promote(x, y)
     Z = scalar_like(logit_scale, x) * (unit_rows(x) @ unit_rows(y).mT)  # (n, n)
-    log_p, log_q = Z.log_softmax(1), Z.log_softmax(0).mT  # of x to y, and of y to x
+    log_p, log_q = Z.log_softmax(1), Z.mT.log_softmax(1)  # of x to y, and of y to x
     if ids is None:
         x_to_y, y_to_x = log_p.diagonal(), log_q.diagonal()
     else:
