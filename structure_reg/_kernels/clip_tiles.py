@@ -144,9 +144,15 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.save_for_backward(column_log, *constants, x, y, s, ids)
 
 
-def _backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    column_log, _, row_sum, *_ = ctx.saved_tensors
+    outputs = (row_sum, column_log, column_log)  # by shape
+    grads = tuple(
+        torch.zeros_like(output) if grad is None else grad
+        for grad, output in zip(grads, outputs, strict=False)
+    )
     needs = ctx.needs_input_grad
-    d = clip_gradient(*grads[:3], *ctx.saved_tensors, *ctx.options, needs[:2])
+    d = clip_gradient(*grads, *ctx.saved_tensors, *ctx.options, needs[:2])
     return *(g if need else None for g, need in zip(d, needs, strict=False)), *5 * [None]
 
 

@@ -109,9 +109,12 @@ def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.save_for_backward(*output[1:])
 
 
-def _sum_backward(ctx: Any, grad: Tensor, *second: Tensor | None) -> tuple[Tensor | None, ...]:
+def _sum_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    grad, *second = grads
     if any(g is not None for g in second):
         refuse_second_derivative("siglip_loss")
+    if grad is None:
+        return 9 * (None,)
     needs = ctx.needs_input_grad[1:5]
     d = (grad * g if need else None for g, need in zip(ctx.saved_tensors, needs, strict=True))
     return None, *d, *4 * [None]

@@ -74,7 +74,8 @@ def clip_loss(
     reduction : {"mean", "sum", "none"}
         Over the n pairs.
     group : torch.distributed.ProcessGroup, optional
-        None: the batch is this process's rows.
+        None: the batch is this process's rows. Otherwise it is the rows of all processes in the
+        group, the same number on each.
 
     Returns
     -------
@@ -92,6 +93,26 @@ def clip_loss(
     See Also
     --------
     siglip_loss : Each pair judged alone, without a softmax over the batch.
+
+    Notes
+    -----
+    Above 724 rows the matrix of logits is made and differentiated in tiles that fit
+    :func:`tile_budget`: memory grows with n d, and four products of n² d suffice instead of six.
+    That form is differentiated once; the plain form of small batches, or of a larger budget, any
+    number of times, and by `torch.func`.
+
+    With a group, each process matches its own rows of `x` to all rows of `y`, and calls backward
+    on the value it gets: the mean over the rows of all processes, or with "none" the losses of its
+    own rows, of which it takes the mean. After the mean of `DistributedDataParallel` every
+    gradient, that of `logit_scale` included, is the one of a single process with the whole batch.
+    A batch that is smaller on one process raises on all; only a compiled graph, which cannot look,
+    needs ``drop_last=True``. Where "nccl" is the group's only backend, looking costs a wait for the
+    GPU; ``init_process_group()`` brings "gloo" for the host along.
+
+    open_clip gathers without gradient unless told ``--gather-with-grad``: its encoders get one
+    W-th of the gradient, its `logit_scale` all of it. Its recipes carry over to W processes with
+    ``x.register_hook(lambda grad: grad / W)``, and the same for `y`, before the call; a second loss
+    on the encoders is then W times as strong beside this one.
 
     References
     ----------

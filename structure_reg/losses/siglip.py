@@ -70,7 +70,8 @@ def siglip_loss(
     reduction : {"mean", "sum", "none"}
         Over the n rows of `x`, each summed over all rows of `y`.
     group : torch.distributed.ProcessGroup, optional
-        None: the batch is this process's rows.
+        None: the batch is this process's rows. Otherwise it is the rows of all processes in the
+        group, the same number on each.
 
     Returns
     -------
@@ -87,6 +88,13 @@ def siglip_loss(
     See Also
     --------
     clip_loss : A softmax over the batch instead.
+
+    Notes
+    -----
+    Above 362 rows the logits are made in tiles that fit :func:`tile_budget`, and "mean" and "sum"
+    make the gradient along with the value: memory grows with n d. That form is differentiated
+    once; the plain form of small batches, or of a larger budget, any number of times, and by
+    `torch.func`. With a group the conventions are those of :func:`clip_loss`.
 
     References
     ----------
