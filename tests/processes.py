@@ -6,6 +6,7 @@ A forkserver imports torch once, so that starting all four costs one import.
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -19,6 +20,7 @@ import torch.distributed as dist
 
 WORLD = 4
 TIMEOUT = 60.0  # seconds until a test calls it a hang; a healthy case takes milliseconds
+LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 GROUPS = ((0,), (0, 1), (1, 3), (0, 1, 2, 3))
 
 
@@ -60,7 +62,7 @@ class Processes:
 
 
 def _serve(rank: int, store: str, connection: Connection) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo",

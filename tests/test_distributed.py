@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from processes import GROUPS, Processes
+import torch.distributed as dist
+from processes import GROUPS
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
 from torch.nn.parallel import DistributedDataParallel
 
 from structure_reg import clip_loss, siglip_loss
@@ -22,13 +23,6 @@ from structure_reg._distributed import (
 )
 
 N, D = 12, 5  # rows in all, which 1, 2 and 4 processes share evenly
-
-
-@pytest.fixture(scope="session")
-def processes() -> Iterator[Processes]:
-    running = Processes()
-    yield running
-    running.close()
 
 
 def whole(seed: int, *shape: int) -> Tensor:
@@ -232,3 +226,57 @@ def test_one_row_in_all_is_none(processes, name):
 def test_what_is_no_group_is_refused(loss, group):
     with pytest.raises(TypeError, match=r"expected group to be a torch\.distributed\.ProcessGroup"):
         loss(torch.eye(2), torch.eye(2), group=group)
+
+
+def gather_without_gradient(x: Tensor, group: Any) -> Tensor:
+    """What open_clip does by default: of what is gathered, only the own rows have a gradient."""
+    parts = [torch.empty_like(x) for _ in range(group.size())]
+    dist.all_gather(parts, x.detach(), group=group)
+    parts[group.rank()] = x
+    return torch.cat(parts)
+
+
+def open_clip_step(group: Any, ours: bool) -> list[Tensor | None]:
+    mine = own_rows(N // group.size(), group)
+    model = DistributedDataParallel(heads(), process_group=group)
+    x, y, scale, bias = model(whole(1, N, D)[mine], whole(2, N, D)[mine])
+    if ours:
+        for embedding in (x, y):
+            embedding.register_hook(lambda grad: grad / group.size())
+        loss = clip_loss(x, y, scale, group=group)
+    else:
+        x, y = (gather_without_gradient(normalize(t), group) for t in (x, y))
+        own = torch.arange(N)
+        loss = (cross_entropy(scale * x @ y.T, own) + cross_entropy(scale * y @ x.T, own)) / 2
+    (loss + 0 * bias.sum()).backward()
+    return [parameter.grad for parameter in model.parameters()]
+
+
+def test_the_recipe_for_open_clips_default_gather(processes):
+    ranks = (0, 1, 2, 3)
+    ours, theirs = (processes.run(ranks, open_clip_step, which)[0] for which in (True, False))
+    _, of_one_process = step(None, "clip", {})
+    for grad, expected, whole_gradient in zip(ours, theirs, of_one_process, strict=True):
+        torch.testing.assert_close(grad, expected, rtol=0, atol=1e-12)
+        if grad.ndim == 2:  # a head; the scale has all of its gradient
+            torch.testing.assert_close(4 * grad, whole_gradient, rtol=0, atol=1e-12)
+
+
+def compiled_and_not(group: Any, name: str) -> list[list[Tensor]]:
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        return contrastive(name, (x, y, 3 * one, -one), group)
+
+    one = torch.ones((), dtype=torch.float64)
+    x, y = (whole(seed + group.rank(), 3, D).requires_grad_() for seed in (10, 20))
+    answers = []
+    for form in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        value = form(x, y)
+        answers.append([value.detach(), *torch.autograd.grad(value, (x, y))])
+    return answers
+
+
+@pytest.mark.slow  # a compiler is imported on each process
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_one_graph_with_a_group(processes, name):
+    for plain, compiled in processes.run((0, 1), compiled_and_not, name):
+        assert all(map(torch.equal, plain, compiled))
