@@ -217,6 +217,42 @@ def check_same_shape(function: str, **tensors: Any) -> None:
     check_device(function, names, *tensors.values())
 
 
+def check_group(function: str, group: Any) -> None:
+    """Refuse what is not a process group that this process belongs to; None means no group."""
+    if group is None:
+        return
+    available = torch.distributed.is_available()
+    if not (available and isinstance(group, torch.distributed.ProcessGroup)):
+        raise TypeError(
+            f"{function}: expected group to be a torch.distributed.ProcessGroup that this process "
+            f"belongs to, got {type(group).__name__}"
+        )
+
+
+def check_even_shapes(
+    function: str, names: tuple[str, ...], shapes: Sequence[Sequence[Sequence[int]]]
+) -> None:
+    """Refuse shapes[process][tensor] = (rows, columns) that differ, or make less than 2 rows."""
+    for name, *of_processes in zip(names, *shapes, strict=True):
+        different = sorted({tuple(shape) for shape in of_processes})
+        if len(different) > 1:
+            got = " and ".join(map(str, different))
+            raise ValueError(
+                f"{function}: expected {name} of the same (rows, columns) on every process, "
+                f"got {got}; a data loader with drop_last=True keeps batches even"
+            )
+    total = sum(of_process[0][0] for of_process in shapes)
+    if total < 2:
+        raise ValueError(f"{function}: expected at least 2 rows over all processes, got {total}")
+
+
+def refuse_second_derivative(function: str) -> None:
+    raise NotImplementedError(
+        f"{function}: expected to be differentiated once, got a second derivative, which the tiled "
+        "form does not have; inside a larger `tile_budget` the plain form has it"
+    )
+
+
 def check_no_group(function: str, group: Any) -> None:
     if group is not None:
         raise NotImplementedError(

@@ -36,3 +36,10 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
 def scalar_like(value: float | Tensor, x: Tensor) -> float | Tensor:
     """A learnable scalar of any dtype, () or (1,), as a 0-d tensor of x's dtype."""
     return value.to(x.dtype).reshape(()) if isinstance(value, Tensor) else value
+
+
+def scalar_tensor(value: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The same as a 0-d tensor even if it is a number."""
+    if isinstance(value, Tensor):
+        return value.to(device, dtype).reshape(())
+    return torch.full((), value, dtype=dtype, device=device)

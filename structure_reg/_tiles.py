@@ -61,3 +61,8 @@ def upper_tiles(n: int, side: int) -> Iterator[tuple[slice, slice]]:
     for i, a in enumerate(blocks):
         for b in blocks[i:]:
             yield a, b
+
+
+def fits(bytes_: int) -> bool:
+    """Whether the budget holds as much at one time."""
+    return bytes_ <= _mebibytes * 2**20

@@ -12,16 +12,31 @@ from torch import Tensor, nn
 
 from structure_reg._checks import (
     check_choice,
+    check_group,
     check_ids,
-    check_no_group,
     check_number,
     check_paired,
     check_same_width,
     check_scalar,
 )
+from structure_reg._distributed import (
+    check_even,
+    exchange,
+    gather_ids,
+    gather_rows,
+    own_rows,
+    processes,
+)
 from structure_reg._gram import unit_rows
-from structure_reg._precision import full_precision, promote, scalar_like
+from structure_reg._kernels.clip_tiles import Statistics, clip_statistics
+from structure_reg._precision import full_precision, promote, scalar_like, scalar_tensor
 from structure_reg._reduce import REDUCTIONS, reduce_rows
+from structure_reg._tiles import fits, tile_rows
+
+# In matrices of n² float32: with the default budget, below 724 rows the plain form is the faster.
+PLAIN = 32
+# Taller tiles are no faster, and leave the cache of a CPU.
+TILE_ROWS = 512
 
 
 def clip_loss(
@@ -59,7 +74,8 @@ def clip_loss(
     reduction : {"mean", "sum", "none"}
         Over the n pairs.
     group : torch.distributed.ProcessGroup, optional
-        None: the batch is this process's rows.
+        None: the batch is this process's rows. Otherwise it is the rows of all processes in the
+        group, the same number on each.
 
     Returns
     -------
@@ -77,6 +93,26 @@ def clip_loss(
     See Also
     --------
     siglip_loss : Each pair judged alone, without a softmax over the batch.
+
+    Notes
+    -----
+    Above 724 rows the matrix of logits is made and differentiated in tiles that fit
+    :func:`tile_budget`: memory grows with n d, and four products of n² d suffice instead of six.
+    That form is differentiated once; the plain form of small batches, or of a larger budget, any
+    number of times, and by `torch.func`.
+
+    With a group, each process matches its own rows of `x` to all rows of `y`, and calls backward
+    on the value it gets: the mean over the rows of all processes, or with "none" the losses of its
+    own rows, of which it takes the mean. After the mean of `DistributedDataParallel` every
+    gradient, that of `logit_scale` included, is the one of a single process with the whole batch.
+    A batch that is smaller on one process raises on all; only a compiled graph, which cannot look,
+    needs ``drop_last=True``. Where "nccl" is the group's only backend, looking costs a wait for the
+    GPU; ``init_process_group()`` brings "gloo" for the host along.
+
+    open_clip gathers without gradient unless told ``--gather-with-grad``: its encoders get one
+    W-th of the gradient, its `logit_scale` all of it. Its recipes carry over to W processes with
+    ``x.register_hook(lambda grad: grad / W)``, and the same for `y`, before the call; a second loss
+    on the encoders is then W times as strong beside this one.
 
     References
     ----------
@@ -96,32 +132,78 @@ def clip_loss(
     >>> x, ids = torch.eye(3), torch.tensor([7, 7, 3])
     >>> swapped = x[[1, 0, 2]]
     >>> clip_loss(x, x), clip_loss(x, swapped)
-    (tensor(9.5367e-07), tensor(9.5238))
+    (tensor(1.1921e-06), tensor(9.5238))
     >>> clip_loss(x, x, ids=ids), clip_loss(x, swapped, ids=ids)
     (tensor(4.7619), tensor(4.7619))
     """
-    check_paired("clip_loss", x=x, y=y)
+    check_group("clip_loss", group)
+    # An empty last batch has to reach check_even, where the other processes wait for it.
+    check_paired("clip_loss", rows=2 if group is None else 0, x=x, y=y)
     check_same_width("clip_loss", x=x, y=y)
     check_scalar("clip_loss", "logit_scale", logit_scale)
     check_ids("clip_loss", ids, x)
     check_clip_options("clip_loss", label_smoothing, reduction)
-    check_no_group("clip_loss", group)
-    x, y = promote(x, y)
-    s = scalar_like(logit_scale, x)
+    check_even("clip_loss", group, x=x, y=y, ids=ids)
     with full_precision(x.device):
-        Z = s * (unit_rows(x) @ unit_rows(y).mT)  # (n, n)
-        if ids is None:
-            of_partners = Z.diagonal()
-            x_to_y = y_to_x = of_partners
+        if group is None and fits(PLAIN * 4 * len(x) ** 2):
+            rows = plain_rows(x, y, logit_scale, ids, label_smoothing)
         else:
-            same = (ids[:, None] == ids[None, :]).to(Z.dtype)  # (n, n)
-            T = same / same.sum(1, keepdim=True)
-            x_to_y, y_to_x = (T * Z).sum(1), (T * Z.mT).sum(1)
-        if label_smoothing:
-            x_to_y = torch.lerp(x_to_y, Z.mean(1), label_smoothing)
-            y_to_x = torch.lerp(y_to_x, Z.mean(0), label_smoothing)
-        rows = (Z.logsumexp(1) - x_to_y + Z.logsumexp(0) - y_to_x) / 2  # (n,)
-        return reduce_rows(rows, reduction)
+            rows = tiled_rows(x, y, logit_scale, ids, label_smoothing, group)
+        return reduce_rows(rows, reduction, group)
+
+
+def plain_rows(
+    x: Tensor,
+    y: Tensor,
+    logit_scale: float | Tensor,
+    ids: Tensor | None,
+    label_smoothing: float,
+) -> Tensor:
+    """The formula as it stands, differentiable any number of times; (n,)."""
+    x, y = promote(x, y)
+    Z = scalar_like(logit_scale, x) * (unit_rows(x) @ unit_rows(y).mT)  # (n, n)
+    log_p, log_q = Z.log_softmax(1), Z.mT.log_softmax(1)  # of x to y, and of y to x
+    if ids is None:
+        x_to_y, y_to_x = log_p.diagonal(), log_q.diagonal()
+    else:
+        same = (ids[:, None] == ids).to(Z.dtype)
+        T = same / same.sum(1, keepdim=True)  # (n, n)
+        x_to_y, y_to_x = (T * log_p).sum(1), (T * log_q).sum(1)
+    if label_smoothing:
+        x_to_y = torch.lerp(x_to_y, log_p.mean(1), label_smoothing)
+        y_to_x = torch.lerp(y_to_x, log_q.mean(1), label_smoothing)
+    return -(x_to_y + y_to_x) / 2
+
+
+def tiled_rows(
+    x: Tensor,
+    y: Tensor,
+    logit_scale: float | Tensor,
+    ids: Tensor | None,
+    label_smoothing: float,
+    group: Any,
+) -> Tensor:
+    """The same rows from tiles of Z: this process's x against the y of all, one matrix for both.
+
+    A column's softmax is spread over processes, each holding the part of its own rows: the parts
+    of a process's own columns are sent to it, 3 n numbers in place of all of x.
+    """
+    n, W = len(x), processes(group)
+    y, ids = gather_rows(y, group), gather_ids(ids, group)  # (N, d), (N,)
+    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+    s = scalar_tensor(logit_scale, dtype, x.device)
+    row = len(y) * dtype.itemsize  # bytes of a row of Z
+    tiles = 2 if ids is None else 4
+    rows = min(TILE_ROWS, tile_rows(tiles * row))
+    keep = fits((n + tiles * rows) * row)
+    first = own_rows(n, group).start
+    out = Statistics(*clip_statistics(x, y, s, ids, first, float(label_smoothing), rows, keep))
+    columns = torch.stack([out.column_shift, out.column_log, out.column_target])  # (3, N)
+    of_own = exchange(columns.reshape(3, W, n).movedim(1, 0), group)  # (W, 3, n)
+    shift, log, target = of_own.unbind(1)  # (W, n)
+    top = shift.amax(0)
+    column_loss = (log + (shift - top)).logsumexp(0) + (top - target.sum(0))  # (n,)
+    return (out.row_loss + column_loss) / 2
 
 
 def check_clip_options(function: str, label_smoothing: float, reduction: str) -> None:
@@ -159,7 +241,7 @@ class ClipLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_clip_options("ClipLoss", label_smoothing, reduction)
-        check_no_group("ClipLoss", group)
+        check_group("ClipLoss", group)
         self.label_smoothing = label_smoothing
         self.reduction = reduction
         self.group = group
