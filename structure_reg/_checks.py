@@ -159,3 +159,10 @@ def no_temperature(function: str, perplexity: float, nearest: float) -> ValueErr
         f"{function}: expected rows that some temperature gives a perplexity of {perplexity:g}, "
         f"got rows whose nearest is {nearest:g}, because too many of them are equal"
     )
+
+
+def no_double_backward(function: str) -> NotImplementedError:
+    return NotImplementedError(
+        f"{function}: expected one backward pass, got a second derivative, which the hand-written "
+        "gradient does not have; torch.func.hessian takes the plain form and has it"
+    )

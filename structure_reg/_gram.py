@@ -21,5 +21,13 @@ def center(x: Tensor) -> Tensor:
     return x - x.mean(-2, keepdim=True)  # (n, d)
 
 
+def centered_unit_rows(x: Tensor, centering: str) -> Tensor:
+    """Unit rows, with the mean row subtracted "after", "before" or not at all ("none")."""
+    if centering == "before":
+        x = center(x)
+    x = unit_rows(x)
+    return center(x) if centering == "after" else x  # (n, d)
+
+
 def gram(x: Tensor) -> Tensor:
     return x @ x.mT  # (n, n)

@@ -53,3 +53,8 @@ def tile_budget(mebibytes: float) -> Iterator[None]:
 def tile_rows(bytes_per_row: int) -> int:
     """Rows of a tile that fit the budget, 16 at the least so that products stay products."""
     return max(16, int(_mebibytes * 2**20) // bytes_per_row)
+
+
+def fits_budget(size: int) -> bool:
+    """Whether scratch of this many bytes may be taken at once."""
+    return size <= _mebibytes * 2**20

@@ -17,10 +17,13 @@ from structure_reg._checks import (
     check_number,
     check_paired,
 )
+from structure_reg._gram import centered_unit_rows, gram
+from structure_reg._kernels.structure import structure_rows
+from structure_reg._kernels.transforms import transformed
 from structure_reg._precision import full_precision, promote
 from structure_reg._reduce import REDUCTIONS, reduce_rows
 from structure_reg.losses.divergence import DIVERGENCES
-from structure_reg.losses.transition import CENTERINGS, cosine_kernel, log_transition_matrix
+from structure_reg.losses.transition import CENTERINGS, log_transition_matrix
 
 
 def structure_loss(
@@ -103,22 +106,30 @@ def structure_loss(
     check_structure_options("structure_loss", temperature, levels, divergence, centering, reduction)
     check_no_group("structure_loss", group)
     frozen, aligned = promote(frozen.detach(), aligned)
-    distance = DIVERGENCES[divergence]
     with full_precision(aligned.device):
-        log_P = log_transition_matrix(
-            cosine_kernel(frozen, centering=centering), temperature=temperature
-        )  # (n, n)
-        log_Q = log_transition_matrix(
-            cosine_kernel(aligned, centering=centering), temperature=temperature
-        )  # (n, n)
-        R = distance(log_P, log_Q)  # (n,)
-        if levels > 1:
-            P, Q = log_P.exp(), log_Q.exp()
-            P_l, Q_l = P, Q
-            for l in range(2, levels + 1):
-                P_l, Q_l = P_l @ P, Q_l @ Q
-                R = R + distance(log_probabilities(P_l), log_probabilities(Q_l)) / l
-        return reduce_rows(R / levels, reduction)
+        X, A = centered_unit_rows(frozen, centering), centered_unit_rows(aligned, centering)
+        if transformed(aligned):
+            R = plain_rows(X, A, temperature, levels, divergence)
+        else:
+            uniform = reduction != "none"
+            gradient = uniform and A.requires_grad and torch.is_grad_enabled()
+            R, _ = structure_rows(X, A, temperature, levels, divergence, None, uniform, gradient)
+        return reduce_rows(R, reduction)
+
+
+def plain_rows(X: Tensor, A: Tensor, temperature: float, levels: int, divergence: str) -> Tensor:
+    """The formula as it is written, for torch.func and as the measure of the kernels."""
+    distance = DIVERGENCES[divergence]
+    log_P = log_transition_matrix(gram(X), temperature=temperature)  # (n, n)
+    log_Q = log_transition_matrix(gram(A), temperature=temperature)  # (n, n)
+    R = distance(log_P, log_Q)  # (n,)
+    if levels > 1:
+        P, Q = log_P.exp(), log_Q.exp()
+        P_l, Q_l = P, Q
+        for l in range(2, levels + 1):
+            P_l, Q_l = P_l @ P, Q_l @ Q
+            R = R + distance(log_probabilities(P_l), log_probabilities(Q_l)) / l
+    return R / levels
 
 
 def log_probabilities(P: Tensor) -> Tensor:
