@@ -8,7 +8,7 @@ for the host, so NaN and inf pass through.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -137,6 +137,32 @@ def check_same_shape(function: str, **tensors: Any) -> None:
         got = " and ".join(map(str, shapes))
         raise ValueError(f"{function}: expected {names} of one shape (..., n), got {got}")
     check_device(function, names, *tensors.values())
+
+
+def check_group(function: str, group: Any) -> None:
+    """Refuse what is not a process group that this process belongs to; None means no group."""
+    if group is None:
+        return
+    available = torch.distributed.is_available()
+    if not (available and isinstance(group, torch.distributed.ProcessGroup)):
+        raise TypeError(
+            f"{function}: expected group to be a torch.distributed.ProcessGroup that this process "
+            f"belongs to, got {type(group).__name__}"
+        )
+
+
+def check_even_shapes(
+    function: str, names: tuple[str, ...], shapes: Sequence[Sequence[Sequence[int]]]
+) -> None:
+    """Refuse shapes[process][tensor] = (rows, columns) that differ between processes."""
+    for name, *of_processes in zip(names, *shapes, strict=True):
+        different = sorted({tuple(shape) for shape in of_processes})
+        if len(different) > 1:
+            got = " and ".join(map(str, different))
+            raise ValueError(
+                f"{function}: expected {name} of the same (rows, columns) on every process, "
+                f"got {got}; a data loader with drop_last=True keeps batches even"
+            )
 
 
 def check_no_group(function: str, group: Any) -> None:
