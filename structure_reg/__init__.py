@@ -6,6 +6,7 @@ from structure_reg._tiles import tile_budget
 from structure_reg.losses.clip import ClipLoss, clip_loss
 from structure_reg.losses.diagnostics import StructureDiagnostics, structure_diagnostics
 from structure_reg.losses.divergence import js_divergence, reverse_js_divergence
+from structure_reg.losses.frozen import FrozenStructure
 from structure_reg.losses.siglip import SigLipLoss, siglip_loss
 from structure_reg.losses.structure import StructureLoss, structure_loss
 from structure_reg.losses.temperature import temperature_for_perplexity
@@ -15,6 +16,7 @@ __version__ = version("structure-reg")
 
 __all__ = [
     "ClipLoss",
+    "FrozenStructure",
     "SigLipLoss",
     "StructureDiagnostics",
     "StructureLoss",

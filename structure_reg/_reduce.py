@@ -1,15 +1,20 @@
-"""The exit of every loss: one value per row, then their mean or sum."""
+"""The exit of every loss: one value per row, then their mean or sum over the global batch."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
+
+from structure_reg._distributed import mean_over_processes, processes
 
 REDUCTIONS = ("mean", "sum", "none")
 
 
-def reduce_rows(rows: Tensor, reduction: str) -> Tensor:
+def reduce_rows(rows: Tensor, reduction: str, group: Any = None) -> Tensor:
+    """Of the rows of all processes, but for "none": those stay where they are."""
     if reduction == "mean":
-        return rows.mean()
+        return mean_over_processes(rows.mean(), group)
     if reduction == "sum":
-        return rows.sum()
+        return mean_over_processes(rows.sum() * processes(group), group)
     return rows

@@ -55,6 +55,6 @@ def tile_rows(bytes_per_row: int) -> int:
     return max(16, int(_mebibytes * 2**20) // bytes_per_row)
 
 
-def fits_budget(size: int) -> bool:
-    """Whether scratch of this many bytes may be taken at once."""
-    return size <= _mebibytes * 2**20
+def fits(bytes_: int) -> bool:
+    """Whether the budget holds as much at one time."""
+    return bytes_ <= _mebibytes * 2**20

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from structure_reg._kernels.divergence import DIVERGENCE_TILES
+from structure_reg._kernels.frozen import frozen_tile
 from structure_reg._tiles import tile_rows
 
 TILES = 5
@@ -13,7 +14,7 @@ TILES = 5
 
 
 def neighbour_rows(
-    X: Tensor,
+    P: list[Tensor],
     A: Tensor,
     rows: range,
     temperature: float,
@@ -34,7 +35,9 @@ def neighbour_rows(
 
     Parameters
     ----------
-    X, A : Tensor of shape (n, d0), (n, d)
+    P : list of Tensor
+        Centred unit rows X, (n, d0), alone, or what :func:`frozen_walks` made of them.
+    A : Tensor of shape (n, d)
         Centred unit rows.
     weights : Tensor of shape (len(rows),)
         Of the rows in the sum that is differentiated.
@@ -48,10 +51,13 @@ def neighbour_rows(
     for start in range(0, len(rows), height):
         here = slice(start, min(start + height, len(rows)))
         I = slice(rows[0] + here.start, rows[0] + here.stop)
-        P, Q, S = (tile[: here.stop - here.start] for tile in scratch)  # (tile, n)
-        softmax_tile(X[I], X, temperature, S, P)
-        softmax_tile(A[I], A, temperature, S, Q)
-        D[here] = divergence_tile(P, Q, S)  # now S is Q ∘ G
+        p, Q, S = (tile[: here.stop - here.start] for tile in scratch)  # (tile, n)
+        if len(P) > 1:
+            frozen_tile(P, 1, I, out=p)
+        else:
+            softmax_tile(P[0], I, temperature, S, out=p)
+        softmax_tile(A, I, temperature, S, out=Q)
+        D[here] = divergence_tile(p, Q, S)  # now S is Q ∘ G
         if dA is None:
             continue
         dS = S.addcmul_(Q, S.sum(-1, keepdim=True), value=-1).mul_(weights[here, None])
@@ -60,7 +66,7 @@ def neighbour_rows(
     return D, dA
 
 
-def softmax_tile(x: Tensor, y: Tensor, temperature: float, S: Tensor, P: Tensor) -> None:
-    """P = rowsoftmax(x yᵀ / τ), away from zero so that quotients of two are finite."""
-    torch.addmm(S, x, y.mT, beta=0, alpha=1 / temperature, out=S)
-    torch.softmax(S, -1, out=P).clamp_min_(torch.finfo(P.dtype).tiny)
+def softmax_tile(x: Tensor, I: slice, temperature: float, S: Tensor, out: Tensor) -> None:
+    """Rows I of rowsoftmax(x xᵀ / τ), away from zero so that quotients of two are finite."""
+    torch.addmm(S, x[I], x.mT, beta=0, alpha=1 / temperature, out=S)
+    torch.softmax(S, -1, out=out).clamp_min_(torch.finfo(x.dtype).tiny)

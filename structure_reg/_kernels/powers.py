@@ -14,16 +14,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from structure_reg._kernels.frozen import frozen_walks
 from structure_reg._kernels.symmetric import (
     STRIP,
     compare_both_ways,
+    dense_walk,
+    mirror,
     strip_slices,
-    symmetric_walk,
+    symmetric_product,
 )
 
 
 def power_rows(
-    X: Tensor,
+    P: list[Tensor],
     A: Tensor,
     temperature: float,
     levels: int,
@@ -34,26 +37,23 @@ def power_rows(
     """Σ_l D(Pˡ_i, Qˡ_i) / l of each row, and the gradient by A of their weighted sum."""
     n = len(A)
     strips = strip_slices(n)
-    P, y_P = dense_walk(X, temperature)
-    P_powers = [P]
-    for _ in range(levels - 1):
-        P_powers.append(symmetric_product(P_powers[-1], P))
+    prepared = len(P) > 1
+    y_P, *P_powers = P if prepared else frozen_walks(P[0], temperature, levels)
     Q, y_Q = dense_walk(A, temperature)
     Q_l = Q
     scratch = [A.new_empty(min(STRIP, n) * n) for _ in range(4)]
     D, by_row, by_column = A.new_zeros(3, n)
-    slopes = P_powers  # Γ_l takes the place of Pˡ
+    slopes = [torch.empty_like(P_l) for P_l in P_powers] if prepared else P_powers
     tiny = torch.finfo(A.dtype).tiny
-    for l, P_l in enumerate(P_powers, 1):
+    for l, (P_l, G_l) in enumerate(zip(P_powers, slopes, strict=True), 1):
         if l > 1:
             Q_l = symmetric_product(Q_l, Q)
         sums = A.new_zeros(3, n)
         for I in strips:
-            upper = I, slice(I.start, None)
-            p, q = P_l[upper], Q_l[upper]
-            compare_both_ways((p, y_P), (q, y_Q), I, divergence, weights / l, scratch, sums, out=p)
-            p.div_(q.clamp_min(tiny)).mul_(0.5)  # (Q ∘ G) / M is y⁻¹ G y
-        mirror(P_l)
+            p, q, g = (M[I, I.start :] for M in (P_l, Q_l, G_l))
+            compare_both_ways((p, y_P), (q, y_Q), I, divergence, weights / l, scratch, sums, out=g)
+            g.div_(q.clamp_min(tiny)).mul_(0.5)  # (Q ∘ G) / M is y⁻¹ G y
+        mirror(G_l)  # Γ_l
         D += sums[0] / l
         by_row += sums[1]
         by_column += sums[2]
@@ -74,25 +74,3 @@ def power_rows(
         outer.addcmul_(y_Q[I, None], u).mul_(Q[I]).add_(T[I], alpha=2)
         torch.mm(outer, A, out=dA[I])
     return D, dA.div_(temperature)
-
-
-def dense_walk(x: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """M and y of rows x."""
-    M = x.new_empty(len(x), len(x))
-    y = symmetric_walk(x, temperature, [M[I, I.start :] for I in strip_slices(len(x))])
-    return mirror(M), y
-
-
-def symmetric_product(M_l: Tensor, M: Tensor) -> Tensor:
-    """M_l M of two symmetric matrices that commute: the product is symmetric too."""
-    product = torch.empty_like(M)
-    for I in strip_slices(len(M)):
-        torch.mm(M_l[I], M[:, I.start :], out=product[I, I.start :])
-    return mirror(product)
-
-
-def mirror(M: Tensor) -> Tensor:
-    """Write the upper triangle of strips into the lower one."""
-    for I in strip_slices(len(M)):
-        M[I.stop :, I] = M[I, I.stop :].mT
-    return M

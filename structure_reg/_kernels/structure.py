@@ -17,16 +17,20 @@ from structure_reg._kernels.walks import walk_rows
 
 @torch.library.custom_op("structure_reg::structure_rows", mutates_args=())
 def structure_rows(
-    X: Tensor,
+    P: list[Tensor],
     A: Tensor,
+    first: int,
+    count: int,
     temperature: float,
     levels: int,
     divergence: str,
     weights: Tensor | None,
-    uniform: bool,
+    uniform: bool,  # noqa: ARG001 - for the backward pass
     gradient: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Rows of the term over centred unit rows, (n,), and the gradient by A of their weighted sum.
+    """`count` rows of the term from row `first` on, and the gradient by A of their weighted sum.
+
+    P is [X], centred unit rows, or what :func:`frozen_walks` made of them.
 
     The gradient is made with the rows, where the tiles are at hand, so that only (n, d) is kept for
     the backward pass; it is empty unless asked for. `uniform` promises that every row will be
@@ -34,41 +38,35 @@ def structure_rows(
     operator again with the weights that it is given.
     """
     if weights is None:
-        weights = A.new_ones(len(A))
-    symmetric = exponents_fit(A.dtype, temperature)
+        weights = A.new_ones(count)
+    rows = range(first, first + count)
     tail = (divergence, weights / levels, gradient)
+    symmetric = len(rows) == len(A) and exponents_fit(A.dtype, temperature)
     if levels > 1 and symmetric:
-        D, dA = power_rows(X, A, temperature, levels, *tail)
+        D, dA = power_rows(P, A, temperature, levels, *tail)
     elif levels > 1:
-        D, dA = walk_rows(X, A, range(len(A)), temperature, levels, *tail)
+        D, dA = walk_rows(P, A, rows, temperature, levels, *tail)
     elif symmetric and triangles_fit(A):
-        D, dA = triangle_rows(X, A, temperature, *tail)
+        D, dA = triangle_rows(P, A, temperature, *tail)
     else:
-        D, dA = neighbour_rows(X, A, range(len(A)), temperature, *tail)
+        D, dA = neighbour_rows(P, A, rows, temperature, *tail)
     return D / levels, A.new_empty(0) if dA is None else dA
 
 
 @structure_rows.register_fake
-def _(
-    X: Tensor,
-    A: Tensor,
-    temperature: float,
-    levels: int,
-    divergence: str,
-    weights: Tensor | None,
-    uniform: bool,
-    gradient: bool,
-) -> tuple[Tensor, Tensor]:
-    return A.new_empty(A.shape[0]), A.new_empty(A.shape if gradient else 0)
+def _(*arguments: Any) -> tuple[Tensor, Tensor]:
+    _, A, _, count, *_, gradient = arguments
+    return A.new_empty(count), A.new_empty(A.shape if gradient else 0)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    X, A, *ctx.options, _, ctx.uniform, _ = inputs
-    ctx.save_for_backward(*((output[1],) if ctx.uniform else (X, A)))
+    P, A, *ctx.options, _, ctx.uniform, _ = inputs
+    ctx.none_of_P = [None] * len(P)
+    ctx.save_for_backward(*((output[1],) if ctx.uniform else (A, *P)))
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, d_rows: Tensor | None, d_dA: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, d_rows: Tensor | None, d_dA: Tensor | None) -> tuple[Any, ...]:
     if d_dA is not None:
         raise no_double_backward("structure_loss")
     if d_rows is None:
@@ -77,8 +75,9 @@ def _backward(ctx: Any, d_rows: Tensor | None, d_dA: Tensor | None) -> tuple[Ten
         (dA,) = ctx.saved_tensors
         dA = dA * d_rows[0]
     else:
-        _, dA = structure_rows(*ctx.saved_tensors, *ctx.options, d_rows, False, True)
-    return None, dA, *(None,) * 6
+        A, *P = ctx.saved_tensors
+        _, dA = structure_rows(P, A, *ctx.options, d_rows, False, True)
+    return ctx.none_of_P, dA, *(None,) * 8
 
 
 structure_rows.register_autograd(_backward, setup_context=_save)

@@ -97,6 +97,28 @@ def compare_both_ways(
     out[:, : len(m_P)] += there[:, : len(m_P)].mT
 
 
-def walk_tile(m: Tensor, y_from: Tensor, y_to: Tensor, Q: Tensor) -> None:
-    """Q = m y_to / y_from, away from zero so that quotients of two are finite."""
-    torch.mul(m, y_to, out=Q).div_(y_from).clamp_min_(torch.finfo(Q.dtype).tiny)
+def walk_tile(m: Tensor, y_from: Tensor, y_to: Tensor, out: Tensor) -> Tensor:
+    """Probabilities m y_to / y_from, away from zero so that quotients of two are finite."""
+    return torch.mul(m, y_to, out=out).div_(y_from).clamp_min_(torch.finfo(m.dtype).tiny)
+
+
+def dense_walk(x: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """M, (n, n), and y of rows x."""
+    M = x.new_empty(len(x), len(x))
+    y = symmetric_walk(x, temperature, [M[I, I.start :] for I in strip_slices(len(x))])
+    return mirror(M), y
+
+
+def symmetric_product(M_l: Tensor, M: Tensor) -> Tensor:
+    """M_l M of two symmetric matrices that commute: the product is symmetric too."""
+    product = torch.empty_like(M)
+    for I in strip_slices(len(M)):
+        torch.mm(M_l[I], M[:, I.start :], out=product[I, I.start :])
+    return mirror(product)
+
+
+def mirror(M: Tensor) -> Tensor:
+    """Write the upper triangle of strips into the lower one."""
+    for I in strip_slices(len(M)):
+        M[I.stop :, I] = M[I, I.stop :].mT
+    return M

@@ -11,4 +11,7 @@ def transformed(x: Tensor) -> bool:
     """Inside torch.func (vmap, grad, jvp, hessian, ...), or a dual number of forward mode."""
     if torch._C._are_functorch_transforms_active():
         return True
-    return not torch.compiler.is_compiling() and forward_ad.unpack_dual(x).tangent is not None
+    if torch.compiler.is_compiling():
+        return False
+    _, tangent = forward_ad.unpack_dual(x)  # type: ignore[no-untyped-call]
+    return tangent is not None

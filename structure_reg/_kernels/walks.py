@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from structure_reg._kernels.divergence import DIVERGENCE_TILES
+from structure_reg._kernels.frozen import frozen_tile
 from structure_reg._tiles import tile_rows
 
 
 def walk_rows(
-    X: Tensor,
+    P: list[Tensor],
     A: Tensor,
     rows: range,
     temperature: float,
@@ -32,7 +33,8 @@ def walk_rows(
     n = len(A)
     divergence_tile = DIVERGENCE_TILES[divergence]
     tiny = torch.finfo(A.dtype).tiny
-    P = torch.softmax(X @ X.mT / temperature, -1)
+    prepared = len(P) > 1
+    P_1 = P[1] if prepared else torch.softmax(P[0] @ P[0].mT / temperature, -1)
     Q = torch.softmax(A @ A.mT / temperature, -1)
     dQ = torch.zeros_like(Q) if gradient else None
     D = A.new_zeros(len(rows))
@@ -40,12 +42,13 @@ def walk_rows(
     for start in range(0, len(rows), height):
         here = slice(start, min(start + height, len(rows)))
         I = slice(rows[0] + here.start, rows[0] + here.stop)
-        P_l, R, G = P[I], [Q[I]], []
+        P_l, R, G = P_1[I], [Q[I]], []
         for l in range(1, levels + 1):
             if l > 1:
-                P_l = P_l @ P
+                P_l = P_l if prepared else P_l @ P_1
                 R.append(R[-1] @ Q)
-            p, q = P_l.clamp_min(tiny), R[-1].clamp_min(tiny)
+            q = R[-1].clamp_min(tiny)
+            p = frozen_tile(P, l, I, torch.empty_like(q)) if prepared else P_l.clamp_min(tiny)
             G_l = torch.empty_like(q)
             D[here] += divergence_tile(p, q, G_l) / l
             G.append(G_l.div_(q).mul_(weights[here, None] / l))
