@@ -9,6 +9,7 @@ from structure_reg.layers.selection import select_layers
 from structure_reg.losses.clip import ClipLoss, clip_loss
 from structure_reg.losses.diagnostics import StructureDiagnostics, structure_diagnostics
 from structure_reg.losses.divergence import js_divergence, reverse_js_divergence
+from structure_reg.losses.frozen import FrozenStructure
 from structure_reg.losses.siglip import SigLipLoss, siglip_loss
 from structure_reg.losses.structure import StructureLoss, structure_loss
 from structure_reg.losses.temperature import temperature_for_perplexity
@@ -30,6 +31,7 @@ __version__ = version("structure-reg")
 __all__ = [
     "CKA",
     "ClipLoss",
+    "FrozenStructure",
     "LayerSelection",
     "MinibatchCKA",
     "SigLipLoss",

@@ -281,3 +281,56 @@ def no_temperature(function: str, perplexity: float, nearest: float) -> ValueErr
         f"{function}: expected rows that some temperature gives a perplexity of {perplexity:g}, "
         f"got rows whose nearest is {nearest:g}, because too many of them are equal"
     )
+
+
+def check_anchors(function: str, anchors: Any, **features: Any) -> None:
+    """Refuse anchors that are not two paired tensors as wide as the features beside them."""
+    if anchors is None:
+        return
+    if not isinstance(features["frozen"], Tensor):
+        raise ValueError(  # noqa: TRY004 - of two arguments that fight, neither is of a wrong kind
+            f"{function}: expected anchors=None beside prepared frozen features, got anchors; "
+            "prepare the two together"
+        )
+    if not isinstance(anchors, tuple) or len(anchors) != 2:
+        raise TypeError(
+            f"{function}: expected anchors to be a pair (frozen, aligned) of tensors, "
+            f"got {type(anchors).__name__}"
+        )
+    names = [f"anchors[{i}]" for i in range(2)]
+    check_paired(function, rows=0, **dict(zip(names, anchors, strict=True)))
+    for (name, x), anchor_name, anchor in zip(features.items(), names, anchors, strict=True):
+        check_same_width(function, **{name: x, anchor_name: anchor})
+        check_device(function, f"{name} and {anchor_name}", x, anchor)
+
+
+def check_prepared(
+    function: str, prepared: Any, aligned: Tensor, temperature: float, levels: int, centering: str
+) -> None:
+    """Refuse a FrozenStructure of other options, rows, device or dtype than the call's."""
+    options = {"temperature": temperature, "levels": levels, "centering": centering}
+    for name, value in options.items():
+        made_with = getattr(prepared, name)
+        if value != made_with:
+            raise ValueError(
+                f"{function}: expected {name}={made_with!r}, as frozen was prepared, got {value!r}"
+            )
+    if len(aligned) != len(prepared):
+        raise ValueError(
+            f"{function}: expected frozen and aligned with the same number of rows, "
+            f"got {len(prepared)} and {len(aligned)}"
+        )
+    check_device(function, "frozen and aligned", prepared.walks[0], aligned)
+    dtype = prepared.walks[0].dtype
+    if torch.promote_types(dtype, aligned.dtype) != dtype:
+        raise TypeError(
+            f"{function}: expected aligned no wider than the {dtype} that frozen was prepared in, "
+            f"got {aligned.dtype}"
+        )
+
+
+def no_double_backward(function: str) -> NotImplementedError:
+    return NotImplementedError(
+        f"{function}: expected one backward pass, got a second derivative, which the hand-written "
+        "gradient does not have; inside torch.func the plain form runs, and has it"
+    )

@@ -46,5 +46,13 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     return (square_norms(x)[:, None] + square_norms(y) - 2 * x @ y.mT).clamp_min(0)  # (n, m)
 
 
+def centered_unit_rows(x: Tensor, centering: str) -> Tensor:
+    """Unit rows, with the mean row subtracted "after", "before" or not at all ("none")."""
+    if centering == "before":
+        x = center(x)
+    x = unit_rows(x)
+    return center(x) if centering == "after" else x  # (n, d)
+
+
 def gram(x: Tensor) -> Tensor:
     return x @ x.mT  # (n, n)

@@ -1,1 +1,1 @@
-"""Losses a tile at a time: forward and gradient by hand, in memory that n does not square."""
+"""Hand-written forward and backward passes, one idea a file, each equal to its plain form."""

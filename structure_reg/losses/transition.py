@@ -12,7 +12,7 @@ from structure_reg._checks import (
     check_number,
     check_square,
 )
-from structure_reg._gram import center, gram, unit_rows
+from structure_reg._gram import centered_unit_rows, gram
 from structure_reg._precision import full_precision, promote
 
 CENTERINGS = ("after", "before", "none")
@@ -69,12 +69,7 @@ def cosine_kernel(x: Tensor, *, centering: str = "after") -> Tensor:
     check_choice("cosine_kernel", "centering", centering, CENTERINGS)
     (x,) = promote(x)
     with full_precision(x.device):
-        if centering == "before":
-            x = center(x)
-        x = unit_rows(x)
-        if centering == "after":
-            x = center(x)
-        return gram(x)  # (n, n)
+        return gram(centered_unit_rows(x, centering))  # (n, n)
 
 
 def log_transition_matrix(kernel: Tensor, *, temperature: float = 0.05) -> Tensor:
