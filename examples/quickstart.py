@@ -28,8 +28,8 @@ parser.add_argument("--image", default="image_dino", choices=["image_dino", "ima
 parser.add_argument("--text", default="text_minilm", choices=["text_minilm"])
 parser.add_argument("--seeds", type=int, default=3)
 parser.add_argument("--steps", type=int, default=150)
-parser.add_argument("--weight", type=float, default=25.0, help="of STRUCTURE, on each side")
-parser.add_argument("--perplexity", type=float, default=40.0, help="neighbours that a row sees")
+parser.add_argument("--weight", type=float, default=5.0, help="of STRUCTURE, on each side")
+parser.add_argument("--perplexity", type=float, default=300.0, help="neighbours that a row sees")
 parser.add_argument("--output", type=Path, default=Path("outputs/quickstart.png"))
 args = parser.parse_args()
 
@@ -44,11 +44,6 @@ train_rows = torch.tensor([pair["split"] == "train" for pair in pairs])
 test_rows = ~train_rows
 images = {k: v.float() for k, v in sorted(features.items()) if k.startswith(args.image)}
 texts = {k: v.float() for k, v in sorted(features.items()) if k.startswith(args.text)}
-
-
-def standardise(x: Tensor) -> Tensor:
-    """Columns of mean 0 and variance 1 in training: many encoders live in a narrow cone."""
-    return (x - x[train_rows].mean(0)) / x[train_rows].std(0).clamp_min(1e-6)
 
 
 # %% Which layers? Mutual nearest neighbours over the training pairs, every layer with every layer
@@ -89,7 +84,11 @@ def train(x: Tensor, y: Tensor, weight: float, seed: int, progress: tqdm) -> tup
     return head_x.requires_grad_(False), head_y.requires_grad_(False)
 
 
-# %% Closed forms, to keep the trained heads honest
+# %% Closed forms on standardised features, to keep the trained heads honest
+def standardise(x: Tensor) -> Tensor:
+    return (x - x[train_rows].mean(0)) / x[train_rows].std(0).clamp_min(1e-6)
+
+
 def ridge(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Regress texts on images with a penalty of 1 x the mean variance; texts stay as they are."""
     covariance = x.T @ x / len(x)
@@ -112,7 +111,7 @@ def cca(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 # %% Recall on unseen concepts: a picture has one text, a text may have several pictures
 def recalls(z_x: Tensor, z_y: Tensor, ids: Tensor) -> list[float]:
     """R@1, R@5, R@10 from image to text, then from text to image, in percent."""
-    different_texts = torch.from_numpy(np.unique(ids, return_index=True)[1])
+    different_texts = torch.from_numpy(np.unique(ids.numpy(), return_index=True)[1])
     similarity = normalize(z_x, dim=1) @ normalize(z_y[different_texts], dim=1).T
     positive = ids[:, None] == ids[different_texts]
     found = []
@@ -127,13 +126,14 @@ results: dict[str, np.ndarray] = {}  # method -> (seeds, 6)
 steps = len(layer_pairs) * 2 * args.seeds * args.steps
 with tqdm(total=steps, desc="training heads", unit="step", mininterval=1) as progress:
     for name, (image, text) in layer_pairs.items():
-        x, y = standardise(images[image]), standardise(texts[text])
+        x, y = images[image], texts[text]
         for weight, term in ((0.0, ""), (args.weight, " + STRUCTURE")):
             rows = []
             for seed in range(args.seeds):
                 head_x, head_y = train(x[train_rows], y[train_rows], weight, seed, progress)
                 rows.append(recalls(head_x(x[test_rows]), head_y(y[test_rows]), ids[test_rows]))
             results[f"{name}{term}"] = np.array(rows)
+        x, y = standardise(x), standardise(y)
         for closed_form in (ridge, cca):
             W_x, W_y = closed_form(x[train_rows], y[train_rows])
             row = recalls(x[test_rows] @ W_x, y[test_rows] @ W_y, ids[test_rows])
@@ -161,7 +161,7 @@ print()
 figure, (grid, bars) = plt.subplots(
     1, 2, figsize=(11, 4), layout="constrained", gridspec_kw={"width_ratios": [1, 2]}
 )
-grid.imshow(scores, cmap="Blues", aspect="auto")
+grid.imshow(scores.numpy(), cmap="Blues", aspect="auto")
 for (row, column), value in np.ndenumerate(scores.numpy()):
     shade = "white" if value > (scores.max() + scores.min()) / 2 else "black"
     grid.text(column, row, f"{value:.3f}", ha="center", va="center", color=shade)

@@ -246,21 +246,6 @@ def check_even_shapes(
         raise ValueError(f"{function}: expected at least 2 rows over all processes, got {total}")
 
 
-def refuse_second_derivative(function: str) -> None:
-    raise NotImplementedError(
-        f"{function}: expected to be differentiated once, got a second derivative, which the tiled "
-        "form does not have; inside a larger `tile_budget` the plain form has it"
-    )
-
-
-def check_no_group(function: str, group: Any) -> None:
-    if group is not None:
-        raise NotImplementedError(
-            f"{function}: expected group=None, the batch of this process alone; "
-            "a batch that spans processes is not supported yet"
-        )
-
-
 def check_same_width(function: str, **features: Tensor) -> None:
     widths = {name: x.shape[1] for name, x in features.items()}
     if len(set(widths.values())) > 1:
@@ -329,8 +314,8 @@ def check_prepared(
         )
 
 
-def no_double_backward(function: str) -> NotImplementedError:
+def no_second_derivative(function: str, instead: str) -> NotImplementedError:
     return NotImplementedError(
-        f"{function}: expected one backward pass, got a second derivative, which the hand-written "
-        "gradient does not have; inside torch.func the plain form runs, and has it"
+        f"{function}: expected to be differentiated once, got a second derivative, which the "
+        f"hand-written gradient does not have; the plain form has it, {instead}"
     )

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from structure_reg._checks import refuse_second_derivative
+from structure_reg._checks import no_second_derivative
 from structure_reg._kernels.logits import Logits, LogitsGradient, empty_gradient
 from structure_reg._kernels.targets import targets
 from structure_reg._precision import full_precision
@@ -157,7 +157,7 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
 
 
 def _refuse(ctx: Any, *grads: Tensor) -> None:  # noqa: ARG001
-    refuse_second_derivative("clip_loss")
+    raise no_second_derivative("clip_loss", "inside a larger tile_budget")
 
 
 clip_statistics.register_autograd(_backward, setup_context=_save)

@@ -163,14 +163,14 @@ def cycle_knn(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
 
 def mutual_grid(xs: Sequence[Neighbours], ys: Sequence[Neighbours], permutations: Tensor) -> Tensor:
     k = xs[0].rows.shape[1]
-    return overlap_grid(xs, ys, permutations, row_value=lambda m: m / k)
+    return overlap_grid(xs, ys, permutations, row_value=lambda m: m) / k
 
 
 def jaccard_grid(
     xs: Sequence[Neighbours], ys: Sequence[Neighbours], permutations: Tensor
 ) -> Tensor:
     k = xs[0].rows.shape[1]
-    return overlap_grid(xs, ys, permutations, row_value=lambda m: m / (2 * k - m))
+    return overlap_grid(xs, ys, permutations, row_value=lambda m: m.double() / (2 * k - m))
 
 
 def cycle_grid(xs: Sequence[Neighbours], ys: Sequence[Neighbours], permutations: Tensor) -> Tensor:
