@@ -23,12 +23,13 @@ def median_squared_distance(x: Tensor) -> Tensor:
     n = x.shape[0]
     with torch.no_grad():
         if tile_rows(4 * x.element_size() * n) >= n:
-            i, j = torch.triu_indices(n, n, 1, device=x.device)
-            middle = squared_distances(x, x)[i, j].kthvalue((i.numel() + 1) // 2).indices
-            i, j = i[middle], j[middle]
+            pairs = torch.triu_indices(n, n, 1, device=x.device)
+            distances = squared_distances(x, x)[pairs[0], pairs[1]]
+            middle = distances.kthvalue((distances.numel() + 1) // 2, keepdim=True).indices
+            i, j = pairs.index_select(1, middle)  # (1,) each: a 0-d index would be read
         else:
             i, j = median_pair(x)
-    return (x[i] - x[j]).square().sum()
+    return (x.index_select(0, i) - x.index_select(0, j)).square().sum()
 
 
 def median_pair(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,9 +51,9 @@ def median_pair(x: Tensor) -> tuple[Tensor, Tensor]:
         rank = rank - (upto[digit] - counts[digit])
         known = known * 2**DIGIT + digit
     return next(
-        (row + a.start, column + b.start)
+        (row + a.start, column + b.start)  # (1,) each
         for a, b, words in distance_words(x)
-        for row, column in (words == known).nonzero()[:1]
+        for row, column in (words == known).nonzero()[:1, :, None]
     )
 
 

@@ -48,7 +48,8 @@ def cka(x: Tensor, y: Tensor, *, kernel: str = "linear", debiased: bool = True) 
         At most 1, which a rotation, a scale and a shift reach; at least -1 debiased, where values
         below 0 are chance and are not clamped, and at least 0 biased. Symmetric; higher is more
         alike; float32, or float64 if an input is. NaN if a layer is constant, because 0 / 0 has no
-        value, as for the debiased form of rows that are all equally far apart.
+        value, or its median distance is 0 for "rbf". Rows that are all equally far apart leave
+        nothing to the debiased form but rounding.
 
     Raises
     ------

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from structure_reg._gram import center_and_scale, square_norms, squared_distances
@@ -66,25 +67,27 @@ def kernel_tile(layer: Layer, a: slice, b: slice) -> Tensor:
 def gram_sums(layers: Sequence[Layer]) -> tuple[Tensor, Margins]:
     """Sums over i != j of K_ij L_ij for all pairs of layers, (L, L) in float64, and the margins.
 
-    The gradient recomputes the tiles, rather than keeping them.
+    The gradient recomputes the tiles, rather than keeping more of them than the budget allows.
     """
     n, device = layers[0].x.shape[0], layers[0].x.device
     itemsize = max(layer.x.element_size() for layer in layers)
-    side = min(WIDEST_TILE, math.isqrt(tile_rows(2 * itemsize * len(layers))))
+    entries = tile_rows(2 * itemsize * len(layers))  # of all layers, twice
+    side = min(WIDEST_TILE, math.isqrt(entries))
     differentiable = torch.is_grad_enabled() and any(layer.x.requires_grad for layer in layers)
+    recompute = differentiable and n * n > entries
     inner = torch.zeros(len(layers), len(layers), dtype=torch.float64, device=device)
     rows = torch.zeros(len(layers), n, dtype=torch.float64, device=device)
     radial = layers[0].rate is not None
     for a, b in upper_tiles(n, side):
-        if differentiable:
+        if recompute:
             products, sums_a, sums_b = checkpoint(tile_sums, a, b, layers, use_reentrant=False)
         else:
             products, sums_a, sums_b = tile_sums(a, b, layers)
         inner = inner + (products if a == b else 2 * products)
         if radial:
-            rows[:, a] += sums_a
+            rows = rows + pad(sums_a, (a.start, n - a.stop))
             if a != b:
-                rows[:, b] += sums_b
+                rows = rows + pad(sums_b, (b.start, n - b.stop))
     if radial:
         return inner, Margins(rows, torch.full_like(rows, math.expm1(MEDIAN_EXPONENT)))
     return inner, linear_margins(layers)
