@@ -9,13 +9,16 @@ to all of them: it does the same work for each. Times are of this machine; quote
 """
 
 import argparse
+import resource
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from structure_reg import layer_similarity
+from structure_reg import layer_similarity, tile_budget
 from structure_reg.similarity.nearest import nearest
 from structure_reg.similarity.neighbours import mutual_grid
 
@@ -90,14 +93,37 @@ def null(LA: int, LB: int, n: int, d: int, k: int, permutations: int, rounds: in
     )
 
 
+def memory(n: int, d: int, budget: float) -> None:
+    """Peak memory over the features, each case in a process of its own."""
+    print(f"memory over the features, n = {n}, d = {d}, k by Rice, tile_budget({budget:g})")
+    for LA, LB in ((2, 2), (6, 6), (12, 12), (2, 22)):
+        command = [sys.executable, __file__, "--peak", *map(str, (LA, LB, n, d, budget))]
+        peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        print(f"  {LA:2} x {LB:2} layers, {LA * LB:3} pairs {float(peak):8.0f} MiB")
+
+
+def peak(LA: int, LB: int, n: int, d: int, budget: float) -> float:
+    xs, ys = ([torch.randn(n, d) for _ in range(layers)] for layers in (LA, LB))
+    layer_similarity([xs[0][:64]], [ys[0][:64]])  # load what the first call loads
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with tile_budget(budget):
+        layer_similarity(xs, ys)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="a quick look, not for quoting")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peak", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
+    if options.peak:
+        *sizes, budget = options.peak
+        print(peak(*map(int, sizes), float(budget)))
+        return
     if options.small:
         grid(4, 4, 1000, 256, 10, options.rounds, bar=40)
         null(4, 4, 512, 256, 10, 50, options.rounds)
@@ -105,6 +131,8 @@ def main() -> None:
     grid(12, 12, 2000, 768, 10, options.rounds, bar=40)
     grid(24, 12, 5000, 768, 10, options.rounds, bar=80)
     null(12, 12, 1024, 768, 10, 200, options.rounds)
+    memory(4096, 256, budget=16)
+    memory(4096, 256, budget=64)
 
 
 if __name__ == "__main__":

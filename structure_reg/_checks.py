@@ -97,6 +97,20 @@ def check_ids(function: str, ids: Any, x: Tensor) -> None:
     check_device(function, "ids and features", ids, x)
 
 
+def check_mask(function: str, mask: Any, x: Tensor) -> None:
+    """Refuse a mask that is not a bool (n,) tensor beside x; None keeps all rows."""
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"{function}: expected mask to be a bool tensor, got {got}")
+    if mask.shape != x.shape[:1]:
+        raise ValueError(
+            f"{function}: expected mask of shape ({x.shape[0]},), got {tuple(mask.shape)}"
+        )
+    check_device(function, "mask and features", mask, x)
+
+
 def check_scalar(function: str, name: str, value: Any) -> None:
     """Accept a finite number, or a floating tensor of one element, whose value is not read."""
     if isinstance(value, Tensor):
