@@ -112,7 +112,7 @@ def test_the_null_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     xs, ys = layers(37, (5, 60, 4)), layers(37, (7, 3), seed=1)
     P = permutations(3, 37)
     whole = cka_null(xs, ys, P)
-    monkeypatch.setattr(nulls, "STRIP", 50)
+    monkeypatch.setattr(nulls, "FLOATS_IN_CACHE", 300)
     torch.testing.assert_close(cka_null(xs, ys, P), whole)
 
 
