@@ -52,8 +52,9 @@ def cka_null(
     Returns
     -------
     Tensor of shape (B, LA, LB)
-        No gradient. Scratch is one centred copy of every layer, and Gram matrices of as many y as
-        fit the :func:`tile_budget`, of one at the least: 4 n^2 bytes.
+        No gradient. Scratch is one centred copy of every layer, and the Gram matrices of as many y
+        as fit the :func:`tile_budget`, of one at the least: 4 n^2 bytes. The fewer fit, the slower:
+        a look-up costs the same for one layer as for twelve.
     """
     check_layers("cka_null", rows=4 if debiased else 2, xs=xs, ys=ys)
     check_choice("cka_null", "kernel", kernel, KERNELS)
@@ -88,11 +89,12 @@ def permuted_group(
     x_layers: Sequence[Layer], y_layers: Sequence[Layer], permutations: Tensor
 ) -> Tensor:
     n, LA, LB = permutations.shape[1], len(x_layers), len(y_layers)
-    table = gram_table(y_layers)  # (n, n * LB)
+    dtype = result_dtype(*(layer.x for layer in (*x_layers, *y_layers)))
+    table = gram_table(y_layers, dtype)  # (n, n * LB)
     D = table.new_zeros(len(permutations), LA, LB, dtype=torch.float64)
     for i, K in strips(x_layers, FLOATS_IN_CACHE // (LA + 2 * LB)):
         rows = K.shape[1]
-        K = K.flatten(1).to(table.dtype)  # (LA, |a| * |rest|)
+        K = K.flatten(1).to(dtype)  # (LA, |a| * |rest|)
         for D_p, p in zip(D, permutations, strict=True):
             # Whole rows first, because they are contiguous, then their columns from the cache.
             L = table.index_select(0, p[i : i + rows]).view(rows, n, LB).index_select(1, p[i:])
@@ -118,10 +120,10 @@ def strips(layers: Sequence[Layer], entries: int) -> Iterator[tuple[int, Tensor]
             i += rows
 
 
-def gram_table(layers: Sequence[Layer]) -> Tensor:
+def gram_table(layers: Sequence[Layer], dtype: torch.dtype) -> Tensor:
     """Their Gram matrices with the layers innermost, so that one look-up serves all of them."""
-    n, x = layers[0].x.shape[0], promote(*(layer.x for layer in layers))[0]
-    table = x.new_empty(n, n, len(layers))
+    n = layers[0].x.shape[0]
+    table = layers[0].x.new_empty(n, n, len(layers), dtype=dtype)
     for l, layer in enumerate(layers):
         for i in range(0, n, WIDEST_TILE):
             a = slice(i, min(i + WIDEST_TILE, n))

@@ -124,6 +124,16 @@ def test_the_null_in_float32() -> None:
     torch.testing.assert_close(single.double(), cka_null(xs, ys, P), rtol=0, atol=2e-6)
 
 
+def test_the_null_of_mixed_dtypes() -> None:
+    xs, ys = layers(37, (5, 60, 4)), [y.float() for y in layers(37, (7, 3), seed=1)]
+    P = permutations(3, 37)
+    for first, second in ((xs, ys), (ys, xs)):
+        draws = cka_null(first, second, P)
+        expected = torch.stack([per_pair(first, [y[p] for y in second], {}) for p in P])
+        assert draws.dtype == torch.float64
+        torch.testing.assert_close(draws, expected, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("xs", "ys", "error", "message"),
     [
