@@ -7,9 +7,10 @@ All in one run, forward and backward, float32, one thread, d = 512, as a table a
 turns in every round, and times are the least of the rounds, as a multiple of the two-logits form
 (for SigLIP, open_clip's one matrix with an explicit matrix of signs). Peaks are of a fresh process
 for each form: its highest resident size during the call less that before it, after a small call
-that loads what is loaded once (Linux). Errors are |g - g₆₄| / |g₆₄| against the same form in float64, up to 4096 rows.
-The floor is what no form can go below: three products at the rate of a measured one of the size of
-a tile, or features read and gradients written at the speed of a measured copy, whichever is slower.
+that loads what is loaded once (Linux). Errors are |g - g₆₄| / |g₆₄| against float64, up to 4096
+rows. The floor is what no form can go below: three products at the measured rate of one of the
+size of a tile, or features read and gradients written at the speed of a measured copy, whichever
+is slower.
 """
 
 from __future__ import annotations
