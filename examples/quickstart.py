@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from structure_reg import clip_loss, layer_similarity, structure_loss, temperature_for_perplexity
+from structure_reg import clip_loss, layer_similarity, structure_diagnostics, structure_loss
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--image", default="image_dino", choices=["image_dino", "image_effnet"])
@@ -29,7 +29,7 @@ parser.add_argument("--text", default="text_minilm", choices=["text_minilm"])
 parser.add_argument("--seeds", type=int, default=3)
 parser.add_argument("--steps", type=int, default=150)
 parser.add_argument("--weight", type=float, default=5.0, help="of STRUCTURE, on each side")
-parser.add_argument("--perplexity", type=float, default=300.0, help="neighbours that a row sees")
+parser.add_argument("--temperature", type=float, default=0.2, help="of STRUCTURE's softmaxes")
 parser.add_argument("--output", type=Path, default=Path("outputs/quickstart.png"))
 args = parser.parse_args()
 
@@ -62,8 +62,6 @@ if layer_pairs["last"] == layer_pairs["selected"]:
 # %% Heads: a CLIP loop, and one line more
 def train(x: Tensor, y: Tensor, weight: float, seed: int, progress: tqdm) -> tuple[nn.Module, ...]:
     torch.manual_seed(seed)
-    temperature_x = temperature_for_perplexity(x, args.perplexity)
-    temperature_y = temperature_for_perplexity(y, args.perplexity)
     head_x, head_y = nn.Linear(x.shape[1], 256), nn.Linear(y.shape[1], 256)
     log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
     optimizer = torch.optim.AdamW(
@@ -74,8 +72,8 @@ def train(x: Tensor, y: Tensor, weight: float, seed: int, progress: tqdm) -> tup
         loss = clip_loss(z_x, z_y, log_scale.exp(), ids=ids[train_rows])
         if weight:
             loss = loss + weight * (
-                structure_loss(x, z_x, temperature=temperature_x)
-                + structure_loss(y, z_y, temperature=temperature_y)
+                structure_loss(x, z_x, temperature=args.temperature)
+                + structure_loss(y, z_y, temperature=args.temperature)
             )
         optimizer.zero_grad()
         loss.backward()
@@ -150,12 +148,14 @@ for name, rows in results.items():
     print(f"{name:23}{cells}{spread}")
 for name, (image, text) in layer_pairs.items():
     plain, structured = results[name].mean(), results[f"{name} + STRUCTURE"].mean()
+    x, y = images[image][train_rows], texts[text][train_rows]
+    seen = structure_diagnostics(x, y, temperature=args.temperature)
     print(
-        f"\n{name}: {image} with {text}; STRUCTURE changes the mean recall"
-        f" by {structured - plain:+.1f} points ({structured / plain - 1:+.0%})",
-        end="",
+        f"\n{name}: {image} with {text}; STRUCTURE changes the mean recall by"
+        f" {structured - plain:+.1f} points ({structured / plain - 1:+.0%}). At temperature"
+        f" {args.temperature:g} a row of {len(x)} sees {seen.frozen_perplexity:.0f} in images and"
+        f" {seen.aligned_perplexity:.0f} in texts."
     )
-print()
 
 # %% One picture
 figure, (grid, bars) = plt.subplots(
