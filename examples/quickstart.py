@@ -138,14 +138,14 @@ with tqdm(total=steps, desc="training heads", unit="step", mininterval=1) as pro
             results[f"{name}, {closed_form.__name__}"] = np.array([row])
 
 # %% What came out
-print(f"\n{'':23}{'image to text':^21}{'text to image':^21}")
+print(f"\n{'':28}{'image to text':^21}{'text to image':^21}")
 columns = "".join(f"{f'R@{k}':>7}" for k in (1, 5, 10))
-print(f"{'':23}{columns}{columns}{'mean':>7}   ± over {args.seeds} seeds")
+print(f"{'':28}{columns}{columns}{'mean':>7}   ± over {args.seeds} seeds")
 for name, rows in results.items():
     per_seed = rows.mean(1)
     spread = f"   {per_seed.std(ddof=1):.1f}" if len(rows) > 1 else ""
     cells = "".join(f"{value:7.1f}" for value in (*rows.mean(0), per_seed.mean()))
-    print(f"{name:23}{cells}{spread}")
+    print(f"{name:28}{cells}{spread}")
 for name, (image, text) in layer_pairs.items():
     plain, structured = results[name].mean(), results[f"{name} + STRUCTURE"].mean()
     x, y = images[image][train_rows], texts[text][train_rows]
