@@ -3,9 +3,10 @@
     python benchmarks/neighbours.py            # three grids and the null, some minutes
     python benchmarks/neighbours.py --small    # a tenth of it
 
-One thread, float32, independent Gaussian features. The competitors take turns within each round,
-and each is represented by its fastest round. The per-pair form is timed on a few pairs and scaled
-to all of them: it does the same work for each. Times are of this machine; quote the ratios.
+One thread, float32, independent Gaussian features. The competitors take turns within each round, and
+each is represented by its fastest, in seconds of the CPU because others may use the machine. The
+per-pair form is timed on a few pairs and scaled to all of them: it does the same work for each.
+Times are of this machine; quote the ratios.
 """
 
 import argparse
@@ -37,13 +38,13 @@ def per_pair(x: Tensor, y: Tensor, k: int) -> Tensor:
 
 
 def fastest(rounds: int, **competitors: Callable[[], object]) -> dict[str, float]:
-    """Seconds of each competitor's best round; every round runs all of them in turn."""
+    """CPU seconds of each competitor's best round; every round runs all of them in turn."""
     best = dict.fromkeys(competitors, float("inf"))
     for _ in range(rounds):
         for name, run in competitors.items():
-            start = time.perf_counter()
+            start = time.process_time()
             run()
-            best[name] = min(best[name], time.perf_counter() - start)
+            best[name] = min(best[name], time.process_time() - start)
     return best
 
 
