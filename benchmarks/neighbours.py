@@ -3,9 +3,9 @@
     python benchmarks/neighbours.py            # three grids and the null, some minutes
     python benchmarks/neighbours.py --small    # a tenth of it
 
-One thread, float32, independent Gaussian features. The competitors take turns within each round, and
-each is represented by its fastest, in seconds of the CPU because others may use the machine. The
-per-pair form is timed on a few pairs and scaled to all of them: it does the same work for each.
+One thread, float32, independent Gaussian features. The competitors take turns within each round,
+and each is represented by its fastest, in seconds of the CPU because others may use the machine.
+The per-pair form is timed on a few pairs and scaled to all of them: it does the same work for each.
 Times are of this machine; quote the ratios.
 """
 
