@@ -4,16 +4,17 @@
     python benchmarks/neighbours.py --small    # a tenth of it
 
 One thread, float32, independent Gaussian features. The competitors take turns within each round,
-and each is represented by its fastest round. The per-pair form is timed on a few pairs and scaled
-to all of them: it does the same work for each. Times are of this machine; quote the ratios.
+and each is represented by its fastest, in seconds of the CPU because others may use the machine.
+The per-pair form is timed on a few pairs and scaled to all of them: it does the same work for each.
+Times are of this machine; quote the ratios.
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -37,13 +38,13 @@ def per_pair(x: Tensor, y: Tensor, k: int) -> Tensor:
 
 
 def fastest(rounds: int, **competitors: Callable[[], object]) -> dict[str, float]:
-    """Seconds of each competitor's best round; every round runs all of them in turn."""
+    """CPU seconds of each competitor's best round; every round runs all of them in turn."""
     best = dict.fromkeys(competitors, float("inf"))
     for _ in range(rounds):
         for name, run in competitors.items():
-            start = time.perf_counter()
+            start = time.process_time()
             run()
-            best[name] = min(best[name], time.perf_counter() - start)
+            best[name] = min(best[name], time.process_time() - start)
     return best
 
 
@@ -105,10 +106,16 @@ def memory(n: int, d: int, budget: float) -> None:
 def peak(LA: int, LB: int, n: int, d: int, budget: float) -> float:
     xs, ys = ([torch.randn(n, d) for _ in range(layers)] for layers in (LA, LB))
     layer_similarity([xs[0][:64]], [ys[0][:64]])  # load what the first call loads
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = high_water()
     with tile_budget(budget):
         layer_similarity(xs, ys)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return high_water() - before
+
+
+def high_water() -> float:
+    """MiB that this process has held at most, on Linux; getrusage counts its parent's as well."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def main() -> None:
