@@ -246,19 +246,13 @@ def check_even_shapes(
         raise ValueError(f"{function}: expected at least 2 rows over all processes, got {total}")
 
 
-def refuse_second_derivative(function: str) -> None:
+def refuse_second_derivative(
+    function: str, instead: str = "inside a larger `tile_budget` the plain form has it"
+) -> None:
     raise NotImplementedError(
         f"{function}: expected to be differentiated once, got a second derivative, which the tiled "
-        "form does not have; inside a larger `tile_budget` the plain form has it"
+        f"form does not have; {instead}"
     )
-
-
-def check_no_group(function: str, group: Any) -> None:
-    if group is not None:
-        raise NotImplementedError(
-            f"{function}: expected group=None, the batch of this process alone; "
-            "a batch that spans processes is not supported yet"
-        )
 
 
 def check_same_width(function: str, **features: Tensor) -> None:
@@ -327,10 +321,3 @@ def check_prepared(
             f"{function}: expected aligned no wider than the {dtype} that frozen was prepared in, "
             f"got {aligned.dtype}"
         )
-
-
-def no_double_backward(function: str) -> NotImplementedError:
-    return NotImplementedError(
-        f"{function}: expected one backward pass, got a second derivative, which the hand-written "
-        "gradient does not have; inside torch.func the plain form runs, and has it"
-    )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from structure_reg._checks import no_double_backward
+from structure_reg._checks import refuse_second_derivative
 from structure_reg._kernels.neighbours import neighbour_rows
 from structure_reg._kernels.powers import power_rows
 from structure_reg._kernels.symmetric import exponents_fit
@@ -46,7 +46,7 @@ def structure_rows(
         D, dA = power_rows(P, A, temperature, levels, *tail)
     elif levels > 1:
         D, dA = walk_rows(P, A, rows, temperature, levels, *tail)
-    elif symmetric and triangles_fit(A):
+    elif symmetric and triangles_fit(A, divergence):
         D, dA = triangle_rows(P, A, temperature, *tail)
     else:
         D, dA = neighbour_rows(P, A, rows, temperature, *tail)
@@ -68,7 +68,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _backward(ctx: Any, d_rows: Tensor | None, d_dA: Tensor | None) -> tuple[Any, ...]:
     if d_dA is not None:
-        raise no_double_backward("structure_loss")
+        refuse_second_derivative("structure_loss", "inside torch.func the plain form runs")
     if d_rows is None:
         dA = None
     elif ctx.uniform:
