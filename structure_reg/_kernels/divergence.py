@@ -43,3 +43,6 @@ def reverse_js_tile(p: Tensor, q: Tensor, q_slope: Tensor) -> Tensor:
 
 
 DIVERGENCE_TILES = {"js": js_tile, "reverse_js": reverse_js_tile}
+
+# Tiles that each of them takes beside its three arguments.
+EXTRA_TILES = {"js": 0, "reverse_js": 2}

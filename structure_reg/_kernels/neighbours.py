@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from structure_reg._kernels.divergence import DIVERGENCE_TILES
+from structure_reg._kernels.divergence import DIVERGENCE_TILES, EXTRA_TILES
 from structure_reg._kernels.frozen import frozen_tile
 from structure_reg._tiles import tile_rows
 
-TILES = 5
-"""Scratch tiles alive at once."""
+# Taller tiles are no faster, and leave the cache of a CPU.
+TILE_ROWS = 512
 
 
 def neighbour_rows(
@@ -44,7 +44,8 @@ def neighbour_rows(
     """
     n = len(A)
     divergence_tile = DIVERGENCE_TILES[divergence]
-    height = min(len(rows), tile_rows(TILES * n * A.element_size()))
+    tiles = 3 + EXTRA_TILES[divergence]
+    height = min(len(rows), TILE_ROWS, tile_rows(tiles * n * A.element_size()))
     scratch = [A.new_empty(height, n) for _ in range(3)]
     D = A.new_empty(len(rows))
     dA = torch.zeros_like(A) if gradient else None

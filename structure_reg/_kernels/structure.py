@@ -46,7 +46,7 @@ def structure_rows(
         D, dA = power_rows(P, A, temperature, levels, *tail)
     elif levels > 1:
         D, dA = walk_rows(P, A, rows, temperature, levels, *tail)
-    elif symmetric and triangles_fit(A):
+    elif symmetric and triangles_fit(A, divergence):
         D, dA = triangle_rows(P, A, temperature, *tail)
     else:
         D, dA = neighbour_rows(P, A, rows, temperature, *tail)

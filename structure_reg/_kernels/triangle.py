@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from structure_reg._kernels.divergence import EXTRA_TILES
 from structure_reg._kernels.symmetric import (
     STRIP,
     compare_both_ways,
@@ -22,8 +23,9 @@ SCRATCH = 4
 """Scratch strips, beside the two triangles."""
 
 
-def triangles_fit(A: Tensor) -> bool:
-    return fits(len(A) * (len(A) + (1 + SCRATCH) * STRIP) * A.element_size())
+def triangles_fit(A: Tensor, divergence: str) -> bool:
+    strips = 1 + SCRATCH + EXTRA_TILES[divergence]
+    return fits(len(A) * (len(A) + strips * STRIP) * A.element_size())
 
 
 def triangle_rows(

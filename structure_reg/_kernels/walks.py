@@ -34,8 +34,8 @@ def walk_rows(
     divergence_tile = DIVERGENCE_TILES[divergence]
     tiny = torch.finfo(A.dtype).tiny
     prepared = len(P) > 1
-    P_1 = P[1] if prepared else torch.softmax(P[0] @ P[0].mT / temperature, -1)
-    Q = torch.softmax(A @ A.mT / temperature, -1)
+    P_1 = P[1] if prepared else dense_softmax(P[0], temperature)
+    Q = dense_softmax(A, temperature)
     dQ = torch.zeros_like(Q) if gradient else None
     D = A.new_zeros(len(rows))
     height = min(len(rows), tile_rows((2 * levels + 4) * n * A.element_size()))
@@ -45,10 +45,12 @@ def walk_rows(
         P_l, R, G = P_1[I], [Q[I]], []
         for l in range(1, levels + 1):
             if l > 1:
-                P_l = P_l if prepared else P_l @ P_1
                 R.append(R[-1] @ Q)
-            q = R[-1].clamp_min(tiny)
-            p = frozen_tile(P, l, I, torch.empty_like(q)) if prepared else P_l.clamp_min(tiny)
+            if prepared:
+                P_l = frozen_tile(P, l, I, torch.empty_like(R[0]))
+            elif l > 1:
+                P_l = P_l @ P_1
+            p, q = P_l.clamp_min(tiny), R[-1].clamp_min(tiny)
             G_l = torch.empty_like(q)
             D[here] += divergence_tile(p, q, G_l) / l
             G.append(G_l.div_(q).mul_(weights[here, None] / l))
@@ -56,7 +58,7 @@ def walk_rows(
             continue
         Z = G.pop()
         for l in range(levels, 1, -1):
-            dQ.addmm_(R[l - 2].mT, Z)
+            dQ.addmm_(R[l - 2].mT, Z)  # R_{l-1}ᵀ Z_l
             Z = torch.addmm(G.pop(), Z, Q.mT)
         dQ[I] += Z
     if dQ is None:
@@ -64,3 +66,8 @@ def walk_rows(
     dS = dQ.mul_(Q)
     dS.addcmul_(Q, dS.sum(-1, keepdim=True), value=-1)
     return D, torch.addmm(dS @ A, dS.mT, A).div_(temperature)
+
+
+def dense_softmax(x: Tensor, temperature: float) -> Tensor:
+    S = x @ x.mT
+    return torch.softmax(S.div_(temperature), -1)

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from processes import GROUPS, Processes
+from processes import GROUPS
 
 from structure_reg import FrozenStructure, StructureLoss, structure_loss
 from structure_reg._distributed import own_rows
 
 N, D0, D = 24, 7, 5  # rows in all, which 1, 2 and 4 processes share evenly
-
-
-@pytest.fixture(scope="module")
-def processes() -> Iterator[Processes]:
-    running = Processes()
-    yield running
-    running.close()
 
 
 def problem() -> tuple[torch.Tensor, torch.nn.Linear, tuple[torch.Tensor, torch.Tensor]]:
