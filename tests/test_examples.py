@@ -37,6 +37,13 @@ def test_quickstart(image: str, tmp_path: Path) -> None:
     assert "ridge" in printed
 
 
+def test_choose_layers(tmp_path: Path) -> None:
+    picture = tmp_path / "layers.png"
+    printed = run("examples/choose_layers.py", "--permutations", "20", "--output", str(picture))
+    assert picture.stat().st_size > 10_000
+    assert "gain over the last pair" in printed
+
+
 def test_the_kept_features_are_those_described() -> None:
     kept = sum(file.stat().st_size for file in (ROOT / "examples/data").iterdir())
     assert kept <= 10_000_000

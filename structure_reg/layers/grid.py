@@ -126,9 +126,9 @@ def has_neighbours(metric: Metric) -> TypeGuard[str]:
 
 
 class Measured(NamedTuple):
-    """A grid for every permutation, and what the metric knows beside it."""
+    """A grid as paired and one for every permutation, and what the metric knows beside them."""
 
-    scores: Tensor  # (B, LA, LB) float64
+    scores: Tensor  # (1 + B, LA, LB) float64
     chance: Tensor | None = None  # (LA, LB), mean of re-paired rows, None where it is not known
     tied: Tensor | None = None  # (LA + LB,), share of the rows whose neighbours are arbitrary
 
@@ -143,37 +143,36 @@ def measure(
     metric: Metric,
     k: int | str | None,
 ) -> Measured:
-    """Compare every pair of layers, with row p[i] of y as the partner of row i of x.
+    """Compare every pair of layers, the rows paired as they come and then as each permutation says.
 
-    Permutations are (B, n) and shared by all pairs; None pairs the rows as they come.
+    Permutations are (B, n), or None for none, and shared by all pairs of layers: row p[i] of y is
+    the partner of row i of x.
     """
     n = len(xs[0])
-    as_paired = torch.arange(n, device=xs[0].device)[None]  # (1, n)
+    pairings = torch.arange(n, device=xs[0].device)[None]
+    if permutations is not None:
+        pairings = torch.cat([pairings, permutations])  # (1 + B, n)
     if has_neighbours(metric):
         grid, chance = NEIGHBOURS[metric]
         size = neighbourhood_size(function, k, n)
         x_near, y_near = ([nearest(layer, size) for layer in side] for side in (xs, ys))
         return Measured(
-            grid(x_near, y_near, as_paired if permutations is None else permutations),
+            grid(x_near, y_near, pairings),
             None if chance is None else chance(x_near, y_near),
             torch.stack([layer.tied.double().mean() for layer in (*x_near, *y_near)]),
         )
     if isinstance(metric, str) and metric in KERNELS:
         options = KERNELS[metric]
+        scores = cka_grid(xs, ys, **options)[None].double()
         if permutations is None:
-            return Measured(cka_grid(xs, ys, **options)[None].double())
+            return Measured(scores)
         return Measured(
-            cka_null(xs, ys, permutations, **options).double(),
+            torch.cat([scores, cka_null(xs, ys, permutations, **options).double()]),
             cka_chance(xs, ys, **options).mean.double(),
         )
     similarity = PAIRS[metric] if isinstance(metric, str) else metric
     return Measured(
-        torch.stack(
-            [
-                pair_by_pair(function, similarity, xs, [y[p] for y in ys])
-                for p in (as_paired if permutations is None else permutations)
-            ]
-        )
+        torch.stack([pair_by_pair(function, similarity, xs, [y[p] for y in ys]) for p in pairings])
     )
 
 

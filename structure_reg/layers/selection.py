@@ -105,13 +105,11 @@ def select_layers(
         n, x_layers, y_layers = max_samples, taken(x_layers, sample), taken(y_layers, sample)
     size = neighbourhood_size(name, k, n) if has_neighbours(metric) else None
 
-    pairings = torch.stack(
-        [torch.arange(n)] + [shuffled(n, generator) for _ in range(permutations)]
-    ).to(device)
+    pairings = torch.stack([shuffled(n, generator) for _ in range(permutations)]).to(device)
     measured = measure(name, x_layers, y_layers, pairings, metric=metric, k=size)
-    scores, *_ = grids = measured.scores.cpu()
+    scores, null = measured.scores[0].cpu(), measured.scores[1:].cpu()
     chance = None if measured.chance is None else measured.chance.cpu()
-    found = significance(scores, grids[1:], chance)
+    found = significance(scores, null, chance)
     check_any_score(name, bool(found.excess.isfinite().any()))
     best = int(found.excess.nan_to_num(-math.inf).argmax())
     halves = half_scores(name, x_layers, y_layers, metric, size, generator)
