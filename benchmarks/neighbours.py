@@ -4,18 +4,22 @@
     python benchmarks/neighbours.py --small    # a tenth of it
 
 One thread, float32, independent Gaussian features. The competitors take turns within each round,
-and each is represented by its fastest round. The per-pair form is timed on a few pairs and scaled
-to all of them: it does the same work for each. Times are of this machine; quote the ratios.
+and each is represented by its fastest, in seconds of the CPU because others may use the machine.
+The per-pair form is timed on a few pairs and scaled to all of them: it does the same work for each.
+Times are of this machine; quote the ratios.
 """
 
 import argparse
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from structure_reg import layer_similarity
+from structure_reg import layer_similarity, tile_budget
 from structure_reg.similarity.nearest import nearest
 from structure_reg.similarity.neighbours import mutual_grid
 
@@ -34,13 +38,13 @@ def per_pair(x: Tensor, y: Tensor, k: int) -> Tensor:
 
 
 def fastest(rounds: int, **competitors: Callable[[], object]) -> dict[str, float]:
-    """Seconds of each competitor's best round; every round runs all of them in turn."""
+    """CPU seconds of each competitor's best round; every round runs all of them in turn."""
     best = dict.fromkeys(competitors, float("inf"))
     for _ in range(rounds):
         for name, run in competitors.items():
-            start = time.perf_counter()
+            start = time.process_time()
             run()
-            best[name] = min(best[name], time.perf_counter() - start)
+            best[name] = min(best[name], time.process_time() - start)
     return best
 
 
@@ -90,14 +94,43 @@ def null(LA: int, LB: int, n: int, d: int, k: int, permutations: int, rounds: in
     )
 
 
+def memory(n: int, d: int, budget: float) -> None:
+    """Peak memory over the features, each case in a process of its own."""
+    print(f"memory over the features, n = {n}, d = {d}, k by Rice, tile_budget({budget:g})")
+    for LA, LB in ((2, 2), (6, 6), (12, 12), (2, 22)):
+        command = [sys.executable, __file__, "--peak", *map(str, (LA, LB, n, d, budget))]
+        peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        print(f"  {LA:2} x {LB:2} layers, {LA * LB:3} pairs {float(peak):8.0f} MiB")
+
+
+def peak(LA: int, LB: int, n: int, d: int, budget: float) -> float:
+    xs, ys = ([torch.randn(n, d) for _ in range(layers)] for layers in (LA, LB))
+    layer_similarity([xs[0][:64]], [ys[0][:64]])  # load what the first call loads
+    before = high_water()
+    with tile_budget(budget):
+        layer_similarity(xs, ys)
+    return high_water() - before
+
+
+def high_water() -> float:
+    """MiB that this process has held at most, on Linux; getrusage counts its parent's as well."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="a quick look, not for quoting")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peak", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
+    if options.peak:
+        *sizes, budget = options.peak
+        print(peak(*map(int, sizes), float(budget)))
+        return
     if options.small:
         grid(4, 4, 1000, 256, 10, options.rounds, bar=40)
         null(4, 4, 512, 256, 10, 50, options.rounds)
@@ -105,6 +138,8 @@ def main() -> None:
     grid(12, 12, 2000, 768, 10, options.rounds, bar=40)
     grid(24, 12, 5000, 768, 10, options.rounds, bar=80)
     null(12, 12, 1024, 768, 10, 200, options.rounds)
+    memory(4096, 256, budget=16)
+    memory(4096, 256, budget=64)
 
 
 if __name__ == "__main__":

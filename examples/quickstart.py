@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from structure_reg import clip_loss, layer_similarity, structure_loss, temperature_for_perplexity
+from structure_reg import clip_loss, layer_similarity, structure_diagnostics, structure_loss
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--image", default="image_dino", choices=["image_dino", "image_effnet"])
 parser.add_argument("--text", default="text_minilm", choices=["text_minilm"])
 parser.add_argument("--seeds", type=int, default=3)
 parser.add_argument("--steps", type=int, default=150)
-parser.add_argument("--weight", type=float, default=25.0, help="of STRUCTURE, on each side")
-parser.add_argument("--perplexity", type=float, default=40.0, help="neighbours that a row sees")
+parser.add_argument("--weight", type=float, default=5.0, help="of STRUCTURE, on each side")
+parser.add_argument("--temperature", type=float, default=0.2, help="of STRUCTURE's softmaxes")
 parser.add_argument("--output", type=Path, default=Path("outputs/quickstart.png"))
 args = parser.parse_args()
 
@@ -44,11 +44,6 @@ train_rows = torch.tensor([pair["split"] == "train" for pair in pairs])
 test_rows = ~train_rows
 images = {k: v.float() for k, v in sorted(features.items()) if k.startswith(args.image)}
 texts = {k: v.float() for k, v in sorted(features.items()) if k.startswith(args.text)}
-
-
-def standardise(x: Tensor) -> Tensor:
-    """Columns of mean 0 and variance 1 in training: many encoders live in a narrow cone."""
-    return (x - x[train_rows].mean(0)) / x[train_rows].std(0).clamp_min(1e-6)
 
 
 # %% Which layers? Mutual nearest neighbours over the training pairs, every layer with every layer
@@ -67,8 +62,6 @@ if layer_pairs["last"] == layer_pairs["selected"]:
 # %% Heads: a CLIP loop, and one line more
 def train(x: Tensor, y: Tensor, weight: float, seed: int, progress: tqdm) -> tuple[nn.Module, ...]:
     torch.manual_seed(seed)
-    temperature_x = temperature_for_perplexity(x, args.perplexity)
-    temperature_y = temperature_for_perplexity(y, args.perplexity)
     head_x, head_y = nn.Linear(x.shape[1], 256), nn.Linear(y.shape[1], 256)
     log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
     optimizer = torch.optim.AdamW(
@@ -79,8 +72,8 @@ def train(x: Tensor, y: Tensor, weight: float, seed: int, progress: tqdm) -> tup
         loss = clip_loss(z_x, z_y, log_scale.exp(), ids=ids[train_rows])
         if weight:
             loss = loss + weight * (
-                structure_loss(x, z_x, temperature=temperature_x)
-                + structure_loss(y, z_y, temperature=temperature_y)
+                structure_loss(x, z_x, temperature=args.temperature)
+                + structure_loss(y, z_y, temperature=args.temperature)
             )
         optimizer.zero_grad()
         loss.backward()
@@ -89,7 +82,11 @@ def train(x: Tensor, y: Tensor, weight: float, seed: int, progress: tqdm) -> tup
     return head_x.requires_grad_(False), head_y.requires_grad_(False)
 
 
-# %% Closed forms, to keep the trained heads honest
+# %% Closed forms on standardised features, to keep the trained heads honest
+def standardise(x: Tensor) -> Tensor:
+    return (x - x[train_rows].mean(0)) / x[train_rows].std(0).clamp_min(1e-6)
+
+
 def ridge(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Regress texts on images with a penalty of 1 x the mean variance; texts stay as they are."""
     covariance = x.T @ x / len(x)
@@ -112,7 +109,7 @@ def cca(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 # %% Recall on unseen concepts: a picture has one text, a text may have several pictures
 def recalls(z_x: Tensor, z_y: Tensor, ids: Tensor) -> list[float]:
     """R@1, R@5, R@10 from image to text, then from text to image, in percent."""
-    different_texts = torch.from_numpy(np.unique(ids, return_index=True)[1])
+    different_texts = torch.from_numpy(np.unique(ids.numpy(), return_index=True)[1])
     similarity = normalize(z_x, dim=1) @ normalize(z_y[different_texts], dim=1).T
     positive = ids[:, None] == ids[different_texts]
     found = []
@@ -127,41 +124,44 @@ results: dict[str, np.ndarray] = {}  # method -> (seeds, 6)
 steps = len(layer_pairs) * 2 * args.seeds * args.steps
 with tqdm(total=steps, desc="training heads", unit="step", mininterval=1) as progress:
     for name, (image, text) in layer_pairs.items():
-        x, y = standardise(images[image]), standardise(texts[text])
+        x, y = images[image], texts[text]
         for weight, term in ((0.0, ""), (args.weight, " + STRUCTURE")):
             rows = []
             for seed in range(args.seeds):
                 head_x, head_y = train(x[train_rows], y[train_rows], weight, seed, progress)
                 rows.append(recalls(head_x(x[test_rows]), head_y(y[test_rows]), ids[test_rows]))
             results[f"{name}{term}"] = np.array(rows)
+        x, y = standardise(x), standardise(y)
         for closed_form in (ridge, cca):
             W_x, W_y = closed_form(x[train_rows], y[train_rows])
             row = recalls(x[test_rows] @ W_x, y[test_rows] @ W_y, ids[test_rows])
             results[f"{name}, {closed_form.__name__}"] = np.array([row])
 
 # %% What came out
-print(f"\n{'':23}{'image to text':^21}{'text to image':^21}")
+print(f"\n{'':28}{'image to text':^21}{'text to image':^21}")
 columns = "".join(f"{f'R@{k}':>7}" for k in (1, 5, 10))
-print(f"{'':23}{columns}{columns}{'mean':>7}   ± over {args.seeds} seeds")
+print(f"{'':28}{columns}{columns}{'mean':>7}   ± over {args.seeds} seeds")
 for name, rows in results.items():
     per_seed = rows.mean(1)
     spread = f"   {per_seed.std(ddof=1):.1f}" if len(rows) > 1 else ""
     cells = "".join(f"{value:7.1f}" for value in (*rows.mean(0), per_seed.mean()))
-    print(f"{name:23}{cells}{spread}")
+    print(f"{name:28}{cells}{spread}")
 for name, (image, text) in layer_pairs.items():
     plain, structured = results[name].mean(), results[f"{name} + STRUCTURE"].mean()
+    x, y = images[image][train_rows], texts[text][train_rows]
+    seen = structure_diagnostics(x, y, temperature=args.temperature)
     print(
-        f"\n{name}: {image} with {text}; STRUCTURE changes the mean recall"
-        f" by {structured - plain:+.1f} points ({structured / plain - 1:+.0%})",
-        end="",
+        f"\n{name}: {image} with {text}; STRUCTURE changes the mean recall by"
+        f" {structured - plain:+.1f} points ({structured / plain - 1:+.0%}). At temperature"
+        f" {args.temperature:g} a row of {len(x)} sees {seen.frozen_perplexity:.0f} in images and"
+        f" {seen.aligned_perplexity:.0f} in texts."
     )
-print()
 
 # %% One picture
 figure, (grid, bars) = plt.subplots(
     1, 2, figsize=(11, 4), layout="constrained", gridspec_kw={"width_ratios": [1, 2]}
 )
-grid.imshow(scores, cmap="Blues", aspect="auto")
+grid.imshow(scores.numpy(), cmap="Blues", aspect="auto")
 for (row, column), value in np.ndenumerate(scores.numpy()):
     shade = "white" if value > (scores.max() + scores.min()) / 2 else "black"
     grid.text(column, row, f"{value:.3f}", ha="center", va="center", color=shade)

@@ -19,12 +19,13 @@ from structure_reg.similarity.chance import cka_chance
 from structure_reg.similarity.cka import cka
 from structure_reg.similarity.cknna import cknna
 from structure_reg.similarity.minibatch import MinibatchCKA
-from structure_reg.similarity.neighbours import cycle_knn, jaccard_knn, mutual_knn, tie_fraction
+from structure_reg.similarity.neighbours import cycle_knn, jaccard_knn, mutual_knn
 from structure_reg.similarity.procrustes import procrustes
 from structure_reg.similarity.rsa import rsa
 from structure_reg.similarity.rv import rv
 from structure_reg.similarity.sequences import edit_knn, lcs_knn
 from structure_reg.similarity.streaming import CKA
+from structure_reg.similarity.ties import tie_fraction
 
 __version__ = version("structure-reg")
 

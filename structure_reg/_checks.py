@@ -97,6 +97,20 @@ def check_ids(function: str, ids: Any, x: Tensor) -> None:
     check_device(function, "ids and features", ids, x)
 
 
+def check_mask(function: str, mask: Any, x: Tensor) -> None:
+    """Refuse a mask that is not a bool (n,) tensor beside x; None keeps all rows."""
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"{function}: expected mask to be a bool tensor, got {got}")
+    if mask.shape != x.shape[:1]:
+        raise ValueError(
+            f"{function}: expected mask of shape ({x.shape[0]},), got {tuple(mask.shape)}"
+        )
+    check_device(function, "mask and features", mask, x)
+
+
 def check_scalar(function: str, name: str, value: Any) -> None:
     """Accept a finite number, or a floating tensor of one element, whose value is not read."""
     if isinstance(value, Tensor):
@@ -246,15 +260,6 @@ def check_even_shapes(
         raise ValueError(f"{function}: expected at least 2 rows over all processes, got {total}")
 
 
-def refuse_second_derivative(
-    function: str, instead: str = "inside a larger `tile_budget` the plain form has it"
-) -> None:
-    raise NotImplementedError(
-        f"{function}: expected to be differentiated once, got a second derivative, which the tiled "
-        f"form does not have; {instead}"
-    )
-
-
 def check_same_width(function: str, **features: Tensor) -> None:
     widths = {name: x.shape[1] for name, x in features.items()}
     if len(set(widths.values())) > 1:
@@ -321,3 +326,10 @@ def check_prepared(
             f"{function}: expected aligned no wider than the {dtype} that frozen was prepared in, "
             f"got {aligned.dtype}"
         )
+
+
+def no_second_derivative(function: str, instead: str) -> NotImplementedError:
+    return NotImplementedError(
+        f"{function}: expected to be differentiated once, got a second derivative, which the "
+        f"hand-written gradient does not have; the plain form has it, {instead}"
+    )

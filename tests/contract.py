@@ -106,7 +106,7 @@ class Promise:
     oracle: Callable[..., Any]
     variants: tuple[Options, ...] = ({},)
     gradient: tuple[int, ...] = ()  # which inputs get one
-    twice: bool = False  # whether the gradient has a gradient
+    twice: bool = True  # the gradient has a gradient; else one is refused
     invariant: Callable[[Options], Mapping[Callable[..., Tensors], bool]] = lambda _: {}
     bounds: Callable[[Options, int], tuple[float, float]] = lambda _options, _n: (-inf, inf)
     least: int = 2  # samples
@@ -151,16 +151,15 @@ BAD_K = (
 )
 
 
-def shares_neighbours(oracle: Callable[..., float], *, symmetric: bool = True) -> Promise:
+def shares_neighbours(
+    oracle: Callable[..., float], *, k: int = 3, symmetric: bool = True
+) -> Promise:
     return Promise(
         inputs=two_widths,
         oracle=of_neighbours(oracle),
-        variants=({"k": 3}, {"k": 1}),
-        least=4,
-        invariant=lambda options: {
-            **KEEPS_ANGLES,
-            **({} if options["k"] == 1 else {swap: symmetric}),
-        },
+        variants=({"k": k},),
+        least=k + 1,
+        invariant=lambda _: {**KEEPS_ANGLES, swap: symmetric},
         bounds=lambda _options, _n: (0.0, 1.0),
         bad_options=BAD_K,
         paired=True,
@@ -193,7 +192,7 @@ STRUCTURE = Promise(
         {"temperature": 0.2, "reduction": "none"},
     ),
     gradient=(1,),
-    twice=True,
+    twice=False,
     invariant=by_centering,
     bounds=structure_bounds,
     by_sample=True,
@@ -223,7 +222,6 @@ CLIP = Promise(
         {"logit_scale": 8.0, "ids": IDS, "label_smoothing": 0.1, "reduction": "sum"},
     ),
     gradient=(0, 1),
-    twice=True,
     invariant=lambda _: KEEPS_PAIRS,
     bounds=lambda _options, _n: (0.0, inf),
     by_sample=True,
@@ -254,7 +252,6 @@ SIGLIP = Promise(
         {"logit_scale": 8.0, "ids": IDS, "reduction": "sum"},
     ),
     gradient=(0, 1),
-    twice=True,
     invariant=lambda options: {
         **KEEPS_PAIRS,
         swap: options.get("reduction") != "none",  # it sums over the rows of y
@@ -282,7 +279,6 @@ PROMISES: dict[str, Promise] = {
         oracle=oracles.cosine_kernel,
         variants=({}, {"centering": "before"}, {"centering": "none"}),
         gradient=(0,),
-        twice=True,
         invariant=by_centering,
         bounds=lambda options, _n: (-4.0, 4.0) if not options else (-1.0, 1.0),
         bad_options=(({"centering": "mean"}, ValueError), ({"centering": 1}, TypeError)),
@@ -292,7 +288,6 @@ PROMISES: dict[str, Promise] = {
         oracle=oracles.log_transition_matrix,
         variants=({}, {"temperature": 2.0}),
         gradient=(0,),
-        twice=True,
         invariant=lambda _: {translate: True, scale: False},
         bounds=lambda _options, _n: (-inf, 0.0),
         bad_options=(({"temperature": -1.0}, ValueError), ({"temperature": True}, TypeError)),
@@ -301,7 +296,6 @@ PROMISES: dict[str, Promise] = {
         inputs=log_rows,
         oracle=oracles.js_divergence,
         gradient=(0, 1),
-        twice=True,
         invariant=lambda _: {swap: True},
         bounds=lambda _options, _n: (0.0, log(2)),
         paired=True,
@@ -310,14 +304,13 @@ PROMISES: dict[str, Promise] = {
         inputs=log_rows,
         oracle=oracles.reverse_js_divergence,
         gradient=(0, 1),
-        twice=True,
         invariant=lambda _: {swap: True},
         bounds=lambda _options, _n: (0.0, 13.2),
         paired=True,
     ),
     "mutual_knn": shares_neighbours(oracles_neighbours.mutual_knn),
     "jaccard_knn": shares_neighbours(oracles_neighbours.jaccard_knn),
-    "cycle_knn": shares_neighbours(oracles_neighbours.cycle_knn, symmetric=False),
+    "cycle_knn": shares_neighbours(oracles_neighbours.cycle_knn, k=4, symmetric=False),
     "lcs_knn": shares_neighbours(oracles_neighbours.lcs_knn),
     "edit_knn": shares_neighbours(oracles_neighbours.edit_knn),
     "cka": keeps_shape(
@@ -349,6 +342,7 @@ PROMISES: dict[str, Promise] = {
 # Public names that are no function of tensors to tensors, and the file that holds them to theirs.
 TESTED_IN = {
     "CKA": "similarity/test_streaming.py",
+    "FrozenStructure": "losses/test_structure_kernels.py",
     "LayerSelection": "layers/test_selection.py",
     "MinibatchCKA": "similarity/test_streaming.py",
     "StructureDiagnostics": "losses/test_temperature.py",

@@ -85,6 +85,12 @@ def test_gradient_is_the_derivative(name: str, options: Options) -> None:
     assert torch.autograd.gradcheck(lambda *x: call(name, x, options), leaves)
     if PROMISES[name].twice:
         assert torch.autograd.gradgradcheck(lambda *x: call(name, x, options), leaves)
+        return
+    value = call(name, leaves, options)
+    chosen = [leaves[i] for i in PROMISES[name].gradient]
+    first = torch.autograd.grad(value.sum(), chosen, create_graph=True)
+    with pytest.raises(NotImplementedError, match=f"^{name}: expected to be differentiated once"):
+        sum(x.square().sum() for x in first).backward()
 
 
 @every_variant
@@ -271,9 +277,12 @@ def twin(promise: Promise) -> Any:
 
 
 @pytest.mark.parametrize("name", TWINS)
-def test_a_group_is_refused_in_a_clear_sentence(name: str) -> None:
-    with pytest.raises(NotImplementedError, match=f"^{name}: expected group=None"):
-        call(name, inputs(name), {"group": object()})
+def test_refuses_what_is_no_process_group(name: str) -> None:
+    with pytest.raises(TypeError, match=f"^{name}: expected group to be .*, got str$"):
+        call(name, inputs(name), {"group": "world"})
+    twin_name = twin(PROMISES[name]).__name__
+    with pytest.raises(TypeError, match=f"^{twin_name}: expected group to be .*, got str$"):
+        twin(PROMISES[name])(group="world")
 
 
 def test_every_bound_is_a_bound() -> None:

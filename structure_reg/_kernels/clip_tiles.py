@@ -7,8 +7,9 @@ which run along. A second pass makes Z again and turns it into its gradient tile
 
 for gradients u of the rows' losses and v of the columns'.
 
-Four products instead of the six of two logit matrices under autograd, three where Z fits the tile
-budget and is kept. Both passes are operators of their own, opaque to a compiler.
+Four products instead of the six of two logit matrices under autograd, and three on the rows of Z
+that the tile budget lets the first pass keep for the second. Both passes are operators of their
+own, opaque to a compiler.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from structure_reg._checks import refuse_second_derivative
+from structure_reg._checks import no_second_derivative
 from structure_reg._kernels.logits import Logits, LogitsGradient, empty_gradient
 from structure_reg._kernels.targets import targets
 from structure_reg._precision import full_precision
@@ -38,7 +39,7 @@ class Statistics(NamedTuple):
     column_shift: Tensor  # (N,) max_i Z_ij
     row_sum: Tensor  # (n,) Σ_j exp(Z_ij - row_shift_i)
     row_shift: Tensor  # (n,) max_j Z_ij
-    Z: Tensor  # (n, N), or (0, 0) where it is not kept
+    Z: Tensor  # (keep, N) its first rows
 
 
 @torch.library.custom_op("structure_reg::clip_statistics", mutates_args=())
@@ -50,12 +51,13 @@ def clip_statistics(
     first: int,
     label_smoothing: float,
     rows: int,
-    keep: bool,
+    keep: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The fields of :class:`Statistics` for x (n, d) at hand against all y (N, d).
 
     Row `first` of y is the partner of the first row of x; `ids` (N,) belong to y. Computed in the
-    dtype of s, a tile of `rows` at a time. The first three are differentiable by x, y and s.
+    dtype of s, a tile of `rows` at a time; `keep` rows, which end with a tile, are kept. The first
+    three are differentiable by x, y and s.
     """
     out = Statistics(*_empty(x, y, s, ids, first, label_smoothing, rows, keep))
     out.column_target.zero_()
@@ -65,7 +67,7 @@ def clip_statistics(
     with full_precision(x.device):
         logits = Logits(x, y, s, rows)
         for I, tile, E in logits.tiles():
-            Z = logits.product(out.Z[I] if keep else tile)  # (B, N)
+            Z = logits.product(out.Z[I] if I.stop <= keep else tile)  # (B, N)
             out.row_shift[I] = Z.amax(1)
             out.row_sum[I] = torch.sub(Z, out.row_shift[I, None], out=E).exp_().sum(1)
             shift = torch.maximum(out.column_shift, Z.amax(0))
@@ -88,10 +90,10 @@ def _empty(
     first: int,  # noqa: ARG001
     label_smoothing: float,  # noqa: ARG001
     rows: int,  # noqa: ARG001
-    keep: bool,
+    keep: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     n, N = x.shape[0], y.shape[0]
-    shapes = (n,), (N,), (N,), (N,), (n,), (n,), ((n, N) if keep else (0, 0))
+    shapes = (n,), (N,), (N,), (N,), (n,), (n,), (keep, N)
     return Statistics(*map(s.new_empty, shapes))
 
 
@@ -122,7 +124,7 @@ def clip_gradient(
         logits = Logits(x, y, s, rows)
         gradient = LogitsGradient(logits, needs)
         for I, G, E in logits.tiles():
-            Z = kept[I] if len(kept) else logits.product(E)  # (B, N)
+            Z = kept[I] if I.stop <= len(kept) else logits.product(E)  # (B, N)
             torch.sub(Z, row_shift[I, None], out=G).exp_().mul_(of_rows[I])
             G.addcmul_(torch.sub(Z, column_shift, out=E).exp_(), of_columns)
             T.add_gradient(G, I.start, -d_row_loss[I], d_column_target)
@@ -157,7 +159,7 @@ def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
 
 
 def _refuse(ctx: Any, *grads: Tensor) -> None:  # noqa: ARG001
-    refuse_second_derivative("clip_loss")
+    raise no_second_derivative("clip_loss", "inside a larger tile_budget")
 
 
 clip_statistics.register_autograd(_backward, setup_context=_save)

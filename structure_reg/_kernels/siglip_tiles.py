@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from structure_reg._checks import refuse_second_derivative
+from structure_reg._checks import no_second_derivative
 from structure_reg._kernels.logits import Logits, LogitsGradient, empty_gradient
 from structure_reg._precision import full_precision
 
@@ -112,7 +112,7 @@ def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _sum_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     grad, *second = grads
     if any(g is not None for g in second):
-        refuse_second_derivative("siglip_loss")
+        raise no_second_derivative("siglip_loss", "inside a larger tile_budget")
     if grad is None:
         return 9 * (None,)
     needs = ctx.needs_input_grad[1:5]

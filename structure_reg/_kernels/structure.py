@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from structure_reg._checks import refuse_second_derivative
+from structure_reg._checks import no_second_derivative
 from structure_reg._kernels.neighbours import neighbour_rows
 from structure_reg._kernels.powers import power_rows
 from structure_reg._kernels.symmetric import exponents_fit
@@ -68,7 +68,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
 
 def _backward(ctx: Any, d_rows: Tensor | None, d_dA: Tensor | None) -> tuple[Any, ...]:
     if d_dA is not None:
-        refuse_second_derivative("structure_loss", "inside torch.func the plain form runs")
+        raise no_second_derivative("structure_loss", "inside torch.func")
     if d_rows is None:
         dA = None
     elif ctx.uniform:

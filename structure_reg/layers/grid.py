@@ -71,8 +71,9 @@ def layer_similarity(
     -------
     Tensor of shape (len(xs), len(ys))
         What `metric` gives for each pair; float64, on the device of the layers; without gradient.
-        Scratch memory follows :func:`tile_budget` and does not grow with the number of pairs,
-        unless `metric` is a function or a similarity of pairs, such as CCA.
+        For the kNN metrics, scratch memory is the :func:`tile_budget`, one layer in at least
+        float32, and 12 n k bytes a layer: it does not grow with the number of pairs. The CKA family
+        needs a copy of every layer instead; the others are evaluated pair by pair.
 
     Raises
     ------

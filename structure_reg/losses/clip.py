@@ -194,8 +194,8 @@ def tiled_rows(
     s = scalar_tensor(logit_scale, dtype, x.device)
     row = len(y) * dtype.itemsize  # bytes of a row of Z
     tiles = 2 if ids is None else 4
-    rows = min(TILE_ROWS, tile_rows(tiles * row))
-    keep = fits((n + tiles * rows) * row)
+    rows = min(n, TILE_ROWS, tile_rows(tiles * row))
+    keep = min(n, max(0, tile_rows(row) - tiles * rows) // rows * rows)
     first = own_rows(n, group).start
     out = Statistics(*clip_statistics(x, y, s, ids, first, float(label_smoothing), rows, keep))
     columns = torch.stack([out.column_shift, out.column_log, out.column_target])  # (3, N)

@@ -99,7 +99,7 @@ def structure_loss(
         If the shapes, rows or devices of the tensors do not fit, n < 2, an option is out of range
         or not the one that `frozen` was prepared with.
     NotImplementedError
-        In a second backward pass; inside :mod:`torch.func` there are derivatives of any order.
+        In a second backward pass; inside ``torch.func`` there are derivatives of any order.
 
     See Also
     --------

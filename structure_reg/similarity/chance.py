@@ -61,12 +61,12 @@ def cka_chance(
     -------
     Chance
         The mean and the standard deviation of each pair, without a gradient. The distribution is
-        skewed: a p-value needs :func:`cka_null`.
+        skewed: a p-value needs permutations, as in :func:`select_layers`.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`cka_grid`.
+        As :func:`layer_similarity`.
 
     References
     ----------

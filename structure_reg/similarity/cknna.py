@@ -13,7 +13,9 @@ from structure_reg.similarity.neighbours import knn_pair
 from structure_reg.similarity.overlap import edges, undefined
 
 
-def cknna(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
+def cknna(
+    x: Tensor, y: Tensor, *, k: int | str | None = None, mask: Tensor | None = None
+) -> Tensor:
     r"""Centred kernel nearest-neighbour alignment: debiased CKA of cosines between neighbours.
 
     .. math::
@@ -33,6 +35,8 @@ def cknna(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
         Paired features, as in :func:`mutual_knn`, n >= 4.
     k : int or {"rice", "sqrt", "sturges"}, optional
         Size of a neighbourhood, as in :func:`mutual_knn`.
+    mask : Tensor of shape (n,), optional
+        bool, which rows take part.
 
     Returns
     -------
@@ -64,7 +68,7 @@ def cknna(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
     >>> cknna(x, x, k=10)
     tensor(1.)
     """
-    return knn_pair("cknna", cknna_grid, x, y, k, rows=4)
+    return knn_pair("cknna", cknna_grid, x, y, k, mask, rows=4)
 
 
 @torch.no_grad()

@@ -21,6 +21,8 @@ RULES: dict[str, Callable[[int], int]] = {
 }
 # Rows that are normalised at a time: few enough to stay in a cache.
 ROWS = 256
+# Columns of a product at a time: enough for a product, few enough to stay near the diagonal.
+PANEL = 384
 
 
 class Neighbours(NamedTuple):
@@ -90,28 +92,37 @@ def without_common_direction(x: Tensor) -> tuple[Tensor, Tensor]:
     whose digits all tell rows apart: o = (1 - |v|²) / 2, less a constant.
     """
     (x,) = promote(x)
-    sample = x[:: max(1, len(x) // ROWS)]
-    c = unit_rows(sample.double()).mean(0)  # (d,)
+    c = directions(x[:: max(1, len(x) // ROWS)]).mean(0)  # (d,)
     v = torch.empty_like(x)
     offset = x.new_empty(len(x))
     for start in range(0, len(x), ROWS):
         rows = slice(start, start + ROWS)
-        u = unit_rows(x[rows].double())
+        u = directions(x[rows])
         v[rows] = u - c
-        zero = (u == 0).all(-1)  # a row without direction: cosine 0 to every other
-        offset[rows] = (-v[rows].double().square().sum(-1) - zero.double()) / 2
+        zero = torch.linalg.vector_norm(u, dim=-1) == 0  # without direction: cosine 0 to any other
+        squares = torch.linalg.vector_norm(v[rows], dim=-1, dtype=torch.float64).square()
+        offset[rows] = -(squares + zero) / 2
     return v, offset
+
+
+def directions(x: Tensor) -> Tensor:
+    """Unit rows in float64, where the squares of float32 neither overflow nor vanish."""
+    if x.dtype == torch.float64:
+        return unit_rows(x)
+    u = x.double()
+    length = torch.linalg.vector_norm(u, dim=-1, keepdim=True)  # (n, 1)
+    return u / torch.where(length == 0, 1, length)
 
 
 def symmetric_product(v: Tensor) -> Tensor:
     """Compute V Vᵀ from the products below its diagonal, half of them."""
     n = len(v)
     S = v.new_empty(n, n)
-    for start in range(0, n, ROWS):
-        stop = start + ROWS
-        panel = v[start:] @ v[start:stop].mT  # (n - start, ROWS)
+    for start in range(0, n, PANEL):
+        stop = start + PANEL
+        panel = v[start:] @ v[start:stop].mT  # (n - start, PANEL)
         S[start:, start:stop] = panel
-        S[start:stop, stop:] = panel[ROWS:].mT
+        S[start:stop, stop:] = panel[PANEL:].mT
     return S
 
 

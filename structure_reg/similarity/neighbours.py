@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from structure_reg._checks import check_features, check_paired
+from structure_reg._checks import check_mask, check_paired
 from structure_reg._precision import result_dtype
 from structure_reg.similarity.nearest import Neighbours, nearest, neighbourhood_size
 from structure_reg.similarity.overlap import overlap_grid
@@ -18,7 +18,9 @@ from structure_reg.similarity.overlap import overlap_grid
 Grid = Callable[[Sequence[Neighbours], Sequence[Neighbours], Tensor], Tensor]
 
 
-def mutual_knn(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
+def mutual_knn(
+    x: Tensor, y: Tensor, *, k: int | str | None = None, mask: Tensor | None = None
+) -> Tensor:
     r"""Share of each row's k nearest neighbours that both sides agree on, averaged over the rows.
 
     .. math:: \frac1n \sum_i \frac{|N_x(i) \cap N_y(i)|}{k}
@@ -33,6 +35,9 @@ def mutual_knn(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
         Size of a neighbourhood, below n. A rule makes it of n: None and "rice" are
         :math:`\lceil 2 \sqrt[3]{n} \rceil`, "sqrt" :math:`\lceil \sqrt n \rceil`, "sturges"
         :math:`\lceil \log_2 n + 1 \rceil`.
+    mask : Tensor of shape (n,), optional
+        bool: rows where it is False are no rows, nor neighbours of any, and n counts the others.
+        Reading it waits for a GPU.
 
     Returns
     -------
@@ -69,10 +74,12 @@ def mutual_knn(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
     >>> mutual_knn(x, torch.randn(1000, 16, generator=g)).round(decimals=2), 20 / 999
     (tensor(0.0200), 0.0200...)
     """
-    return knn_pair("mutual_knn", mutual_grid, x, y, k)
+    return knn_pair("mutual_knn", mutual_grid, x, y, k, mask)
 
 
-def jaccard_knn(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
+def jaccard_knn(
+    x: Tensor, y: Tensor, *, k: int | str | None = None, mask: Tensor | None = None
+) -> Tensor:
     r"""Jaccard index of both sides' k nearest neighbours, averaged over the rows.
 
     .. math:: \frac1n \sum_i \frac{|N_x(i) \cap N_y(i)|}{|N_x(i) \cup N_y(i)|}
@@ -83,6 +90,8 @@ def jaccard_knn(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
         Paired features, as in :func:`mutual_knn`.
     k : int or {"rice", "sqrt", "sturges"}, optional
         Size of a neighbourhood, as in :func:`mutual_knn`.
+    mask : Tensor of shape (n,), optional
+        bool, which rows take part.
 
     Returns
     -------
@@ -115,10 +124,12 @@ def jaccard_knn(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
     >>> mutual_knn(x, y, k=2), jaccard_knn(x, y, k=2)
     (tensor(0.5000), tensor(0.3333))
     """
-    return knn_pair("jaccard_knn", jaccard_grid, x, y, k)
+    return knn_pair("jaccard_knn", jaccard_grid, x, y, k, mask)
 
 
-def cycle_knn(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
+def cycle_knn(
+    x: Tensor, y: Tensor, *, k: int | str | None = None, mask: Tensor | None = None
+) -> Tensor:
     r"""Share of the rows from which a step to a neighbour in y and one in x can lead back.
 
     .. math:: \frac1n \sum_i \bigl[ \exists \, j \in N_y(i) : i \in N_x(j) \bigr]
@@ -129,6 +140,8 @@ def cycle_knn(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
         Paired features, as in :func:`mutual_knn`.
     k : int or {"rice", "sqrt", "sturges"}, optional
         Size of a neighbourhood, as in :func:`mutual_knn`.
+    mask : Tensor of shape (n,), optional
+        bool, which rows take part.
 
     Returns
     -------
@@ -158,19 +171,19 @@ def cycle_knn(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
     >>> cycle_knn(x, x, k=1)
     tensor(0.4700)
     """
-    return knn_pair("cycle_knn", cycle_grid, x, y, k)
+    return knn_pair("cycle_knn", cycle_grid, x, y, k, mask)
 
 
 def mutual_grid(xs: Sequence[Neighbours], ys: Sequence[Neighbours], permutations: Tensor) -> Tensor:
     k = xs[0].rows.shape[1]
-    return overlap_grid(xs, ys, permutations, row_value=lambda m: m / k)
+    return overlap_grid(xs, ys, permutations, row_value=lambda m: m) / k
 
 
 def jaccard_grid(
     xs: Sequence[Neighbours], ys: Sequence[Neighbours], permutations: Tensor
 ) -> Tensor:
     k = xs[0].rows.shape[1]
-    return overlap_grid(xs, ys, permutations, row_value=lambda m: m / (2 * k - m))
+    return overlap_grid(xs, ys, permutations, row_value=lambda m: m.double() / (2 * k - m))
 
 
 def cycle_grid(xs: Sequence[Neighbours], ys: Sequence[Neighbours], permutations: Tensor) -> Tensor:
@@ -181,58 +194,21 @@ def cycle_grid(xs: Sequence[Neighbours], ys: Sequence[Neighbours], permutations:
 
 
 def knn_pair(
-    function: str, grid: Grid, x: Tensor, y: Tensor, k: int | str | None, *, rows: int = 2
+    function: str,
+    grid: Grid,
+    x: Tensor,
+    y: Tensor,
+    k: int | str | None,
+    mask: Tensor | None,
+    *,
+    rows: int = 2,
 ) -> Tensor:
     """Evaluate the grid of one layer beside one other, the rows paired as they come."""
     check_paired(function, rows=rows, x=x, y=y)
+    check_mask(function, mask, x)
+    if mask is not None:
+        x, y = x[mask], y[mask]
     size = neighbourhood_size(function, k, len(x))
     as_paired = torch.arange(len(x), device=x.device)[None]  # (1, n)
     score = grid([nearest(x, size)], [nearest(y, size)], as_paired)  # (1, 1, 1)
     return score.reshape(()).to(result_dtype(x, y))
-
-
-def tie_fraction(x: Tensor, *, k: int | str | None = None) -> Tensor:
-    r"""Share of the rows whose k-th neighbour is no nearer than the next.
-
-    The neighbours of such a row are an arbitrary choice, and so is every kNN score built on them.
-    Duplicates and collapsed layers cause it.
-
-    Parameters
-    ----------
-    x : Tensor of shape (n, d)
-        Features, n >= 2.
-    k : int or {"rice", "sqrt", "sturges"}, optional
-        As in :func:`mutual_knn`.
-
-    Returns
-    -------
-    Tensor of shape ()
-        In [0, 1]; 0 is best; float32 or float64. Equal means equal up to the rounding of a cosine.
-
-    Raises
-    ------
-    TypeError
-        If an argument is of the wrong kind.
-    ValueError
-        If the shape does not fit, or k is not in 1 to n - 1.
-
-    See Also
-    --------
-    select_layers : Warns where it is high.
-
-    References
-    ----------
-    Ties in nearest neighbours: Devroye, Györfi and Lugosi, "A Probabilistic Theory of Pattern
-    Recognition", Springer 1996, section 11.2.
-
-    Examples
-    --------
-    Ten rows of each kind: four of the nine equal ones are picked at will, or all nine.
-
-    >>> x = torch.eye(20).repeat_interleave(10, 0)
-    >>> tie_fraction(x, k=4), tie_fraction(x, k=9)
-    (tensor(1.), tensor(0.))
-    """
-    check_features("tie_fraction", x=x)
-    size = neighbourhood_size("tie_fraction", k, len(x))
-    return nearest(x, size).tied.to(result_dtype(x)).mean()

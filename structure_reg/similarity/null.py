@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -10,11 +10,18 @@ from torch import Tensor
 from structure_reg._checks import check_choice, check_layers
 from structure_reg._precision import full_precision, promote, result_dtype
 from structure_reg._tiles import tile_rows
-from structure_reg.similarity.grams import KERNELS, Layer, gram_sums, kernel_tile, prepare
+from structure_reg.similarity.grams import (
+    KERNELS,
+    WIDEST_TILE,
+    Layer,
+    gram_sums,
+    kernel_tile,
+    prepare,
+)
 from structure_reg.similarity.hsic import hsic
 
-# Entries of a strip of the matrix: few enough that one strip of every layer stays in the cache.
-STRIP = 2**14
+# Of a strip of the matrices and what is looked up beside it: as many as a core's own cache holds.
+FLOATS_IN_CACHE = 600_000
 
 
 @torch.no_grad()
@@ -45,8 +52,9 @@ def cka_null(
     Returns
     -------
     Tensor of shape (B, LA, LB)
-        No gradient. Scratch is one centred copy of every layer, and Gram matrices of as many y as
-        fit the :func:`tile_budget`, of one at the least: 4 n^2 bytes.
+        No gradient. Scratch is one centred copy of every layer, and the Gram matrices of as many y
+        as fit the :func:`tile_budget`, of one at the least: 4 n^2 bytes. The fewer fit, the slower:
+        a look-up costs the same for one layer as for twelve.
     """
     check_layers("cka_null", rows=4 if debiased else 2, xs=xs, ys=ys)
     check_choice("cka_null", "kernel", kernel, KERNELS)
@@ -80,29 +88,44 @@ def permuted_inner(
 def permuted_group(
     x_layers: Sequence[Layer], y_layers: Sequence[Layer], permutations: Tensor
 ) -> Tensor:
-    n, LB = permutations.shape[1], len(y_layers)
-    table = gram_table(y_layers)  # (n, n * LB)
-    D = table.new_zeros(len(permutations), len(x_layers), LB, dtype=torch.float64)
-    i = 0
-    while i < n:
-        rows = min(max(1, STRIP // (n - i)), n - i)
-        a, rest = slice(i, i + rows), slice(i, n)
-        K = torch.stack(promote(*(kernel_tile(x, a, rest).triu(1) for x in x_layers)))
-        K = K.flatten(1).to(table.dtype)  # (LA, |a| * |rest|)
+    n, LA, LB = permutations.shape[1], len(x_layers), len(y_layers)
+    dtype = result_dtype(*(layer.x for layer in (*x_layers, *y_layers)))
+    table = gram_table(y_layers, dtype)  # (n, n * LB)
+    D = table.new_zeros(len(permutations), LA, LB, dtype=torch.float64)
+    for i, K in strips(x_layers, FLOATS_IN_CACHE // (LA + 2 * LB)):
+        rows = K.shape[1]
+        K = K.flatten(1).to(dtype)  # (LA, |a| * |rest|)
         for D_p, p in zip(D, permutations, strict=True):
             # Whole rows first, because they are contiguous, then their columns from the cache.
-            L = table.index_select(0, p[a]).view(rows, n, LB).index_select(1, p[rest])
+            L = table.index_select(0, p[i : i + rows]).view(rows, n, LB).index_select(1, p[i:])
             D_p += K @ L.view(-1, LB)
-        i += rows
     return 2 * D
 
 
-def gram_table(layers: Sequence[Layer]) -> Tensor:
+def strips(layers: Sequence[Layer], entries: int) -> Iterator[tuple[int, Tensor]]:
+    """Rows i, i + 1, ... of the kernel matrices above their diagonals, (L, rows, n - i).
+
+    About `entries` of each matrix at a time, cut from blocks of more rows: a product of few rows
+    is slow.
+    """
+    n, itemsize = layers[0].x.shape[0], layers[0].x.element_size()
+    block = min(WIDEST_TILE, tile_rows(2 * itemsize * len(layers) * n))
+    for start in range(0, n, block):
+        a, rest = slice(start, min(start + block, n)), slice(start, n)
+        K = torch.stack(promote(*(kernel_tile(layer, a, rest).triu(1) for layer in layers)))
+        i = a.start
+        while i < a.stop:
+            rows = min(max(1, entries // (n - i)), a.stop - i)
+            yield i, K[:, i - start : i - start + rows, i - start :]
+            i += rows
+
+
+def gram_table(layers: Sequence[Layer], dtype: torch.dtype) -> Tensor:
     """Their Gram matrices with the layers innermost, so that one look-up serves all of them."""
-    n, x = layers[0].x.shape[0], promote(*(layer.x for layer in layers))[0]
-    table = x.new_empty(n, n, len(layers))
+    n = layers[0].x.shape[0]
+    table = layers[0].x.new_empty(n, n, len(layers), dtype=dtype)
     for l, layer in enumerate(layers):
-        for i in range(0, n, 256):
-            a = slice(i, min(i + 256, n))
+        for i in range(0, n, WIDEST_TILE):
+            a = slice(i, min(i + WIDEST_TILE, n))
             table[a, :, l] = kernel_tile(layer, a, slice(0, n))
     return table.view(n, -1)

@@ -13,7 +13,9 @@ from structure_reg.similarity.neighbours import knn_pair
 from structure_reg.similarity.overlap import undefined
 
 
-def lcs_knn(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
+def lcs_knn(
+    x: Tensor, y: Tensor, *, k: int | str | None = None, mask: Tensor | None = None
+) -> Tensor:
     r"""Longest common subsequence of both sides' neighbour lists over k, averaged over the rows.
 
     .. math:: \frac1{nk} \sum_i \mathrm{LCS} \bigl( N_x(i), N_y(i) \bigr)
@@ -27,6 +29,8 @@ def lcs_knn(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
         Paired features, as in :func:`mutual_knn`.
     k : int or {"rice", "sqrt", "sturges"}, optional
         Size of a neighbourhood, as in :func:`mutual_knn`.
+    mask : Tensor of shape (n,), optional
+        bool, which rows take part.
 
     Returns
     -------
@@ -56,10 +60,12 @@ def lcs_knn(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
     >>> bool(lcs_knn(x, x[:, :6]) < mutual_knn(x, x[:, :6]))
     True
     """
-    return knn_pair("lcs_knn", lcs_grid, x, y, k)
+    return knn_pair("lcs_knn", lcs_grid, x, y, k, mask)
 
 
-def edit_knn(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
+def edit_knn(
+    x: Tensor, y: Tensor, *, k: int | str | None = None, mask: Tensor | None = None
+) -> Tensor:
     r"""Share of k that the edits between both sides' neighbour lists leave, averaged over the rows.
 
     .. math:: \frac1n \sum_i \Bigl( 1 - \frac{d(N_x(i), N_y(i))}{k} \Bigr)
@@ -73,6 +79,8 @@ def edit_knn(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
         Paired features, as in :func:`mutual_knn`.
     k : int or {"rice", "sqrt", "sturges"}, optional
         Size of a neighbourhood, as in :func:`mutual_knn`.
+    mask : Tensor of shape (n,), optional
+        bool, which rows take part.
 
     Returns
     -------
@@ -101,7 +109,7 @@ def edit_knn(x: Tensor, y: Tensor, *, k: int | str | None = None) -> Tensor:
     >>> bool(edit_knn(x, x[:, :6]) < lcs_knn(x, x[:, :6]))
     True
     """
-    return knn_pair("edit_knn", edit_grid, x, y, k)
+    return knn_pair("edit_knn", edit_grid, x, y, k, mask)
 
 
 def common_length(a: Tensor, b: Tensor) -> Tensor:

@@ -179,6 +179,7 @@ def test_halves_from_their_definition():
 def test_the_planted_pair_is_found(metric):
     xs, ys = planted()
     report = sr.select_layers(xs, ys, metric=metric)
+    assert isinstance(report, sr.LayerSelection)
     assert (report.x_layer, report.y_layer) == (1, 2)
     assert report.p_value == pytest.approx(1 / 201)
     assert report.stability == 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -26,8 +27,14 @@ TARGETS = pytest.mark.parametrize("ids", [None, IDS])
 
 @contextmanager
 def kernel(tiles: str) -> Iterator[None]:
-    """Force the tiled form: with logits made again ("many"), or kept in one piece ("kept")."""
-    with tile_budget(1e-9 if tiles == "many" else 0.05):
+    """Force the tiled form: with logits made again ("many"), or kept ("kept").
+
+    The budget of the second is 84 rows of N logits: it keeps all of them, and 16 if there are ids.
+    """
+    with (
+        tile_budget(1e-9 if tiles == "many" else 84 * 8 * N / 2**20),
+        patch("structure_reg.losses.clip.TILE_ROWS", 16),
+    ):
         yield
 
 
@@ -317,7 +324,7 @@ def test_meta_shapes(loss, tiles, reduction):
 def test_operators_keep_the_rules_of_torch_library(loss, tiles, ids):
     x, y, s, *b = arguments(loss, n=19)
     ids = ids if ids is None else ids[:19]
-    rows, keep = (16, False) if tiles == "many" else (19, True)
+    rows, keep = 16, 0 if tiles == "many" else 16
     ops = torch.ops.structure_reg
     if loss is clip_loss:
         torch.library.opcheck(ops.clip_statistics.default, (x, y, s, ids, 0, 0.1, rows, keep))

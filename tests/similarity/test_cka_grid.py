@@ -112,7 +112,7 @@ def test_the_null_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     xs, ys = layers(37, (5, 60, 4)), layers(37, (7, 3), seed=1)
     P = permutations(3, 37)
     whole = cka_null(xs, ys, P)
-    monkeypatch.setattr(nulls, "STRIP", 50)
+    monkeypatch.setattr(nulls, "FLOATS_IN_CACHE", 300)
     torch.testing.assert_close(cka_null(xs, ys, P), whole)
 
 
@@ -122,6 +122,16 @@ def test_the_null_in_float32() -> None:
     single = cka_null([x.float() for x in xs], [y.float() for y in ys], P)
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), cka_null(xs, ys, P), rtol=0, atol=2e-6)
+
+
+def test_the_null_of_mixed_dtypes() -> None:
+    xs, ys = layers(37, (5, 60, 4)), [y.float() for y in layers(37, (7, 3), seed=1)]
+    P = permutations(3, 37)
+    for first, second in ((xs, ys), (ys, xs)):
+        draws = cka_null(first, second, P)
+        expected = torch.stack([per_pair(first, [y[p] for y in second], {}) for p in P])
+        assert draws.dtype == torch.float64
+        torch.testing.assert_close(draws, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -293,3 +293,28 @@ def test_inputs_are_left_alone(name):
     getattr(sr, name)(x.requires_grad_(), y, k=3)
     assert torch.equal(x, before[0])
     assert torch.equal(y, before[1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_masked_rows_are_no_rows(name):
+    x, y = features(40, 4), features(40, 4, 1)
+    y = y + x
+    mask = torch.arange(40) % 4 > 0
+    metric = getattr(sr, name)
+    score = metric(x, y, k=5, mask=mask)
+    assert torch.equal(score, metric(x[mask], y[mask], k=5))
+    x[~mask] = math.nan
+    assert torch.equal(score, metric(x, y, k=5, mask=mask))
+    with pytest.raises(ValueError, match="got k = 30, n = 30"):
+        metric(x, y, k=30, mask=mask)
+    with pytest.raises(ValueError, match=rf"{name}: expected mask of shape \(40,\), got \(39,\)"):
+        metric(x, y, mask=mask[1:])
+    with pytest.raises(TypeError, match=rf"{name}: expected mask to be a bool tensor"):
+        metric(x, y, mask=mask.int())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_value_is_read(name):
+    """On the meta device there is none."""
+    x = torch.empty(40, 4, device="meta")
+    assert getattr(sr, name)(x, x).shape == ()
