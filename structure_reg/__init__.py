@@ -3,9 +3,13 @@
 from importlib.metadata import version
 
 from structure_reg._tiles import tile_budget
+from structure_reg.layers.extraction import extract_features
+from structure_reg.layers.freezing import freeze
 from structure_reg.layers.grid import layer_similarity
+from structure_reg.layers.merge import merge_stores
 from structure_reg.layers.report import LayerSelection
 from structure_reg.layers.selection import select_layers
+from structure_reg.layers.store import FeatureStore
 from structure_reg.losses.clip import ClipLoss, clip_loss
 from structure_reg.losses.diagnostics import StructureDiagnostics, structure_diagnostics
 from structure_reg.losses.divergence import js_divergence, reverse_js_divergence
@@ -32,6 +36,7 @@ __version__ = version("structure-reg")
 __all__ = [
     "CKA",
     "ClipLoss",
+    "FeatureStore",
     "FrozenStructure",
     "LayerSelection",
     "MinibatchCKA",
@@ -46,11 +51,14 @@ __all__ = [
     "cosine_kernel",
     "cycle_knn",
     "edit_knn",
+    "extract_features",
+    "freeze",
     "jaccard_knn",
     "js_divergence",
     "layer_similarity",
     "lcs_knn",
     "log_transition_matrix",
+    "merge_stores",
     "mutual_knn",
     "procrustes",
     "pwcca",

@@ -342,18 +342,22 @@ PROMISES: dict[str, Promise] = {
 # Public names that are no function of tensors to tensors, and the file that holds them to theirs.
 TESTED_IN = {
     "CKA": "similarity/test_streaming.py",
+    "FeatureStore": "layers/test_store.py",
     "FrozenStructure": "losses/test_structure_kernels.py",
     "LayerSelection": "layers/test_selection.py",
     "MinibatchCKA": "similarity/test_streaming.py",
     "StructureDiagnostics": "losses/test_temperature.py",
-    "temperature_for_perplexity": "losses/test_temperature.py",
     "cca": "similarity/test_other_similarities.py",
     "cka_chance": "similarity/test_chance.py",
     "cknna": "similarity/test_neighbours.py",
+    "extract_features": "layers/test_extraction.py",
+    "freeze": "layers/test_freezing.py",
     "layer_similarity": "layers/test_selection.py",
+    "merge_stores": "layers/test_store.py",
     "pwcca": "similarity/test_other_similarities.py",
     "select_layers": "layers/test_selection.py",
     "svcca": "similarity/test_other_similarities.py",
+    "temperature_for_perplexity": "losses/test_temperature.py",
     "tie_fraction": "similarity/test_neighbours.py",
     "tile_budget": "test_tiles.py",
 }
