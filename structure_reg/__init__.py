@@ -3,6 +3,14 @@
 from importlib.metadata import version
 
 from structure_reg._tiles import tile_budget
+from structure_reg.evaluation.hypersphere import alignment, modality_gap, uniformity
+from structure_reg.evaluation.neighbourhood import (
+    continuity,
+    neighbourhood_overlap,
+    trustworthiness,
+)
+from structure_reg.evaluation.retrieval import Retrieval, RetrievalDirection, retrieval
+from structure_reg.evaluation.zero_shot import ZeroShot, class_embeddings, zero_shot
 from structure_reg.losses.clip import ClipLoss, clip_loss
 from structure_reg.losses.diagnostics import StructureDiagnostics, structure_diagnostics
 from structure_reg.losses.divergence import js_divergence, reverse_js_divergence
@@ -15,17 +23,29 @@ __version__ = version("structure-reg")
 
 __all__ = [
     "ClipLoss",
+    "Retrieval",
+    "RetrievalDirection",
     "SigLipLoss",
     "StructureDiagnostics",
     "StructureLoss",
+    "ZeroShot",
+    "alignment",
+    "class_embeddings",
     "clip_loss",
+    "continuity",
     "cosine_kernel",
     "js_divergence",
     "log_transition_matrix",
+    "modality_gap",
+    "neighbourhood_overlap",
+    "retrieval",
     "reverse_js_divergence",
     "siglip_loss",
     "structure_diagnostics",
     "structure_loss",
     "temperature_for_perplexity",
     "tile_budget",
+    "trustworthiness",
+    "uniformity",
+    "zero_shot",
 ]

@@ -8,6 +8,7 @@ from math import inf, log
 from typing import Any
 
 import oracles
+import oracles_evaluation
 import torch
 from torch import Tensor, nn
 
@@ -272,11 +273,43 @@ PROMISES: dict[str, Promise] = {
         bad_options=(({"temperature": 0}, ValueError), ({"centering": "mean"}, ValueError)),
         paired=True,
     ),
+    "alignment": Promise(
+        inputs=one_width,
+        oracle=oracles_evaluation.alignment,
+        variants=({}, {"alpha": 1.0}),
+        invariant=lambda _: KEEPS_PAIRS,
+        bounds=lambda options, _n: (0.0, 2.0 ** options.get("alpha", 2.0)),
+        bad_options=(({"alpha": 0.0}, ValueError), ({"alpha": "2"}, TypeError)),
+        paired=True,
+    ),
+    "uniformity": Promise(
+        inputs=one_set,
+        oracle=oracles_evaluation.uniformity,
+        variants=({}, {"t": 0.5}),
+        invariant=lambda _: KEEPS_ANGLES,
+        bounds=lambda options, _n: (-4 * options.get("t", 2.0), 0.0),
+        bad_options=(({"t": -1.0}, ValueError), ({"t": None}, TypeError)),
+    ),
+    "modality_gap": Promise(
+        inputs=one_width,
+        oracle=oracles_evaluation.modality_gap,
+        invariant=lambda _: KEEPS_PAIRS,
+        bounds=lambda _options, _n: (0.0, 2.0),
+    ),
 }
 
 # Public names that are no function of tensors to tensors, and the file that holds them to theirs.
 TESTED_IN = {
+    "Retrieval": "evaluation/test_retrieval.py",
+    "RetrievalDirection": "evaluation/test_retrieval.py",
     "StructureDiagnostics": "losses/test_temperature.py",
+    "ZeroShot": "evaluation/test_zero_shot.py",
+    "class_embeddings": "evaluation/test_zero_shot.py",
+    "continuity": "evaluation/test_neighbourhood.py",
+    "neighbourhood_overlap": "evaluation/test_neighbourhood.py",
+    "retrieval": "evaluation/test_retrieval.py",
     "temperature_for_perplexity": "losses/test_temperature.py",
     "tile_budget": "test_tiles.py",
+    "trustworthiness": "evaluation/test_neighbourhood.py",
+    "zero_shot": "evaluation/test_zero_shot.py",
 }
