@@ -96,7 +96,7 @@ def alignment(x: Tensor, y: Tensor, *, alpha: float = 2.0) -> Tensor:
 
     See Also
     --------
-    uniformity : The other half: are the rows spread out?
+    uniformity : The other half, whether rows are spread out.
 
     References
     ----------
@@ -148,7 +148,7 @@ def uniformity(x: Tensor, *, t: float = 2.0) -> Tensor:
 
     See Also
     --------
-    alignment : The other half: are partners close?
+    alignment : The other half, whether partners are close.
 
     References
     ----------
@@ -170,7 +170,7 @@ def uniformity(x: Tensor, *, t: float = 2.0) -> Tensor:
         u = unit_rows(x)
         squared = u.square().sum(-1)  # (n,), 1 but for zero rows
         for rows in tiles(n, 3 * u.element_size() * n):
-            D = squared[rows, None] + squared - 2 * (u[rows] @ u.mT)  # (b, n)
+            D = torch.addmm(squared, u[rows], u.mT, alpha=-2).add_(squared[rows, None])  # (b, n)
             D[:, rows].fill_diagonal_(torch.inf)
-            parts.append((-t * D.clamp_min(0)).logsumexp((0, 1)))
+            parts.append(D.clamp_(min=0).mul_(-t).logsumexp((0, 1)))
         return torch.stack(parts).logsumexp(0) - math.log(n * (n - 1))

@@ -42,8 +42,8 @@ def trustworthiness(
     Tensor of shape ()
         In [0, 1]; higher is better; computed in float64, returned in float32, or float64 if an
         input is; without gradient. NaN if an input holds one, or an infinity. The same for
-        k < n / 2 as scikit-learn's, which is defined there. Time O(n² (d + k)), scratch memory that
-        of :func:`tile_budget`.
+        k < n / 2 as scikit-learn's, which is defined there. Time O(n² d); beside a
+        float64 copy of both inputs, scratch memory is that of :func:`tile_budget`.
 
     Raises
     ------

@@ -36,10 +36,10 @@ class RetrievalDirection(NamedTuple):
     precision : Tensor of shape (len(ks),)
         Positives among the first k, over k. In [0, 1].
     average_precision : Tensor of shape (len(ks),)
-        mAP@k: precision at each positive among the first k, summed, over the number of positives
-        that could be there. In [0, 1].
+        Up to k, mAP@k: precision at each positive among the first k, summed, over the number of
+        positives that could be there. In [0, 1].
     mean_average_precision : Tensor of shape ()
-        mAP over the whole gallery. In (0, 1].
+        Over the whole gallery, mAP. In (0, 1].
     mean_reciprocal_rank : Tensor of shape ()
         MRR: mean of 1 / rank of the best positive. In (0, 1].
     mean_rank, median_rank : Tensor of shape ()

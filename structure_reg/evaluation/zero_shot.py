@@ -34,7 +34,7 @@ def class_embeddings(prompts: Tensor, *, head: Callable[[Tensor], Tensor] | None
         Frozen text features, t templates filled with each of c class names. Classes of different
         numbers of prompts: one call each, and `torch.cat`.
     head : callable, optional
-        f, from (n, d0) to (n, d): the head of the texts, in eval mode if it is a module with
+        The head f of the texts, from (n, d0) to (n, d), in eval mode if it is a module with
         dropout. None: `prompts` went through it already.
 
     Returns

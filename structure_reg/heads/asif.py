@@ -111,9 +111,9 @@ def fit_asif(
 
     Returns
     -------
-    head_x, head_y : AsifHead
-        Each from its width to n; the cosine of their outputs is the score. On the device of `x`;
-        float32, or float64 if an input is.
+    tuple of (AsifHead, AsifHead)
+        For x and for y, each from its width to n; the cosine of their outputs is the score. On the
+        device of `x`; float32, or float64 if an input is.
 
     Raises
     ------

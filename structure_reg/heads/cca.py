@@ -48,16 +48,16 @@ def fit_cca(
         At least 0; without one and with n near the widths the correlations are all close to 1 and
         tell nothing.
     power : float
-        p >= 0: how much more a strongly correlated direction weighs in the cosine.
+        The exponent p >= 0: how much more a strongly correlated direction weighs in the cosine.
     standardise : bool
         Whether columns get unit variance first; a column that is constant is left out either way.
 
     Returns
     -------
-    head_x, head_y : LinearHead
-        To `dim` directions, the most correlated first; the cosine of their outputs is the score.
-        Zero beyond the rank of the features. Fitted in float64, on the device of `x`; float32, or
-        float64 if an input is.
+    tuple of (LinearHead, LinearHead)
+        For x and for y, to `dim` directions, the most correlated first; the cosine of their outputs
+        is the score. Zero beyond the rank of the features. Fitted in float64, on the device of `x`;
+        float32, or float64 if an input is.
 
     Raises
     ------

@@ -104,16 +104,18 @@ def fit_csa(
 
     Parameters
     ----------
-    x, y, dim, ridge, standardise
+    x, y, dim, ridge
         As in :func:`fit_cca`.
     power : float
-        p >= 0: 1 is CSA, 0 the cosine of :func:`fit_cca`.
+        The exponent p >= 0: 1 is CSA, 0 the cosine of :func:`fit_cca`.
+    standardise
+        As in :func:`fit_cca`.
 
     Returns
     -------
-    head_x, head_y : CsaHead
-        Whose cosine is the similarity; two coordinates wider than `dim`. Fitted in float64, on the
-        device of `x`; float32, or float64 if an input is.
+    tuple of (CsaHead, CsaHead)
+        For x and for y, whose cosine is the similarity; two coordinates wider than `dim`. Fitted in
+        float64, on the device of `x`; float32, or float64 if an input is.
 
     Raises
     ------

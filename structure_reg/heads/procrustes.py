@@ -34,10 +34,10 @@ def fit_procrustes(
 
     Returns
     -------
-    head_x, head_y : LinearHead
-        To `dim` directions, those that agree most first; the cosine of their outputs is the score.
-        Zero beyond the rank of the features. Fitted in float64, on the device of `x`; float32, or
-        float64 if an input is.
+    tuple of (LinearHead, LinearHead)
+        For x and for y, to `dim` directions, those that agree most first; the cosine of their
+        outputs is the score. Zero beyond the rank of the features. Fitted in float64, on the device
+        of `x`; float32, or float64 if an input is.
 
     Raises
     ------

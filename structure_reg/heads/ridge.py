@@ -35,9 +35,9 @@ def fit_ridge(
 
     Returns
     -------
-    head_x, head_y : LinearHead
-        From d_x and from d_y to d_y; the cosine of their outputs is the score. Fitted in float64,
-        on the device of `x`; float32, or float64 if an input is.
+    tuple of (LinearHead, LinearHead)
+        For x and for y, from d_x and from d_y to d_y; the cosine of their outputs is the score.
+        Fitted in float64, on the device of `x`; float32, or float64 if an input is.
 
     Raises
     ------
