@@ -3,6 +3,24 @@
 from importlib.metadata import version
 
 from structure_reg._tiles import tile_budget
+from structure_reg.evaluation.hypersphere import alignment, modality_gap, uniformity
+from structure_reg.evaluation.neighbourhood import (
+    continuity,
+    neighbourhood_overlap,
+    trustworthiness,
+)
+from structure_reg.evaluation.retrieval import Retrieval, RetrievalDirection, retrieval
+from structure_reg.evaluation.zero_shot import ZeroShot, class_embeddings, zero_shot
+from structure_reg.heads.asif import AsifHead, fit_asif
+from structure_reg.heads.cca import fit_cca
+from structure_reg.heads.csa import CsaHead, fit_csa
+from structure_reg.heads.file import load_heads, save_heads
+from structure_reg.heads.gated import GatedHead
+from structure_reg.heads.linear import LinearHead
+from structure_reg.heads.mlp import MlpHead
+from structure_reg.heads.procrustes import fit_procrustes
+from structure_reg.heads.residual import ResidualHead
+from structure_reg.heads.ridge import fit_ridge
 from structure_reg.layers.extraction import extract_features
 from structure_reg.layers.freezing import freeze
 from structure_reg.layers.grid import layer_similarity
@@ -35,36 +53,58 @@ __version__ = version("structure-reg")
 
 __all__ = [
     "CKA",
+    "AsifHead",
     "ClipLoss",
+    "CsaHead",
     "FeatureStore",
     "FrozenStructure",
+    "GatedHead",
     "LayerSelection",
+    "LinearHead",
     "MinibatchCKA",
+    "MlpHead",
+    "ResidualHead",
+    "Retrieval",
+    "RetrievalDirection",
     "SigLipLoss",
     "StructureDiagnostics",
     "StructureLoss",
+    "ZeroShot",
+    "alignment",
     "cca",
     "cka",
     "cka_chance",
     "cknna",
+    "class_embeddings",
     "clip_loss",
+    "continuity",
     "cosine_kernel",
     "cycle_knn",
     "edit_knn",
     "extract_features",
+    "fit_asif",
+    "fit_cca",
+    "fit_csa",
+    "fit_procrustes",
+    "fit_ridge",
     "freeze",
     "jaccard_knn",
     "js_divergence",
     "layer_similarity",
     "lcs_knn",
+    "load_heads",
     "log_transition_matrix",
     "merge_stores",
+    "modality_gap",
     "mutual_knn",
+    "neighbourhood_overlap",
     "procrustes",
     "pwcca",
+    "retrieval",
     "reverse_js_divergence",
     "rsa",
     "rv",
+    "save_heads",
     "select_layers",
     "siglip_loss",
     "structure_diagnostics",
@@ -73,4 +113,7 @@ __all__ = [
     "temperature_for_perplexity",
     "tie_fraction",
     "tile_budget",
+    "trustworthiness",
+    "uniformity",
+    "zero_shot",
 ]

@@ -82,19 +82,19 @@ def check_device(function: str, names: str, *tensors: Tensor) -> None:
         raise ValueError(f"{function}: expected {names} on one device, got {got}")
 
 
-def check_ids(function: str, ids: Any, x: Tensor) -> None:
+def check_ids(function: str, ids: Any, x: Tensor, *, name: str = "ids") -> None:
     """Refuse ids that are not an integer (n,) tensor beside x; None means all rows differ."""
     if ids is None:
         return
     if not isinstance(ids, Tensor):
-        raise TypeError(f"{function}: expected ids to be a tensor, got {type(ids).__name__}")
+        raise TypeError(f"{function}: expected {name} to be a tensor, got {type(ids).__name__}")
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise TypeError(f"{function}: expected ids of an integer dtype, got {ids.dtype}")
+        raise TypeError(f"{function}: expected {name} of an integer dtype, got {ids.dtype}")
     if ids.shape != x.shape[:1]:
         raise ValueError(
-            f"{function}: expected ids of shape ({x.shape[0]},), got {tuple(ids.shape)}"
+            f"{function}: expected {name} of shape ({x.shape[0]},), got {tuple(ids.shape)}"
         )
-    check_device(function, "ids and features", ids, x)
+    check_device(function, f"{name} and features", ids, x)
 
 
 def check_mask(function: str, mask: Any, x: Tensor) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import oracles
 import oracles_cka
+import oracles_evaluation
 import oracles_neighbours
 import torch
 from torch import Tensor, nn
@@ -337,27 +338,72 @@ PROMISES: dict[str, Promise] = {
         bad_options=(({"temperature": 0}, ValueError), ({"centering": "mean"}, ValueError)),
         paired=True,
     ),
+    "alignment": Promise(
+        inputs=one_width,
+        oracle=oracles_evaluation.alignment,
+        variants=({}, {"alpha": 1.0}),
+        invariant=lambda _: KEEPS_PAIRS,
+        bounds=lambda options, _n: (0.0, 2.0 ** options.get("alpha", 2.0)),
+        bad_options=(({"alpha": 0.0}, ValueError), ({"alpha": "2"}, TypeError)),
+        paired=True,
+    ),
+    "uniformity": Promise(
+        inputs=one_set,
+        oracle=oracles_evaluation.uniformity,
+        variants=({}, {"t": 0.5}),
+        invariant=lambda _: KEEPS_ANGLES,
+        bounds=lambda options, _n: (-4 * options.get("t", 2.0), 0.0),
+        bad_options=(({"t": -1.0}, ValueError), ({"t": None}, TypeError)),
+    ),
+    "modality_gap": Promise(
+        inputs=one_width,
+        oracle=oracles_evaluation.modality_gap,
+        invariant=lambda _: KEEPS_PAIRS,
+        bounds=lambda _options, _n: (0.0, 2.0),
+    ),
 }
 
 # Public names that are no function of tensors to tensors, and the file that holds them to theirs.
 TESTED_IN = {
+    "AsifHead": "heads/test_closed_forms.py",
     "CKA": "similarity/test_streaming.py",
+    "CsaHead": "heads/test_closed_forms.py",
     "FeatureStore": "layers/test_store.py",
     "FrozenStructure": "losses/test_structure_kernels.py",
+    "GatedHead": "heads/test_trained.py",
     "LayerSelection": "layers/test_selection.py",
+    "LinearHead": "heads/test_trained.py",
     "MinibatchCKA": "similarity/test_streaming.py",
+    "MlpHead": "heads/test_trained.py",
+    "ResidualHead": "heads/test_trained.py",
+    "Retrieval": "evaluation/test_retrieval.py",
+    "RetrievalDirection": "evaluation/test_retrieval.py",
     "StructureDiagnostics": "losses/test_temperature.py",
+    "ZeroShot": "evaluation/test_zero_shot.py",
     "cca": "similarity/test_other_similarities.py",
     "cka_chance": "similarity/test_chance.py",
     "cknna": "similarity/test_neighbours.py",
+    "class_embeddings": "evaluation/test_zero_shot.py",
+    "continuity": "evaluation/test_neighbourhood.py",
     "extract_features": "layers/test_extraction.py",
+    "fit_asif": "heads/test_closed_forms.py",
+    "fit_cca": "heads/test_closed_forms.py",
+    "fit_csa": "heads/test_closed_forms.py",
+    "fit_procrustes": "heads/test_closed_forms.py",
+    "fit_ridge": "heads/test_closed_forms.py",
     "freeze": "layers/test_freezing.py",
     "layer_similarity": "layers/test_selection.py",
+    "load_heads": "heads/test_file.py",
     "merge_stores": "layers/test_store.py",
+    "neighbourhood_overlap": "evaluation/test_neighbourhood.py",
     "pwcca": "similarity/test_other_similarities.py",
+    "retrieval": "evaluation/test_retrieval.py",
+    "save_heads": "heads/test_file.py",
     "select_layers": "layers/test_selection.py",
     "svcca": "similarity/test_other_similarities.py",
     "temperature_for_perplexity": "losses/test_temperature.py",
     "tie_fraction": "similarity/test_neighbours.py",
     "tile_budget": "test_tiles.py",
+    "trustworthiness": "evaluation/test_neighbourhood.py",
+    "zero_shot": "evaluation/test_zero_shot.py",
 }

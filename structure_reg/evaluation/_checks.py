@@ -1,0 +1,70 @@
+"""Every error of an evaluation, in the voice of :mod:`structure_reg._checks`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from structure_reg._checks import (
+    check_count,
+    check_device,
+    check_features,
+    check_float_tensor,
+    check_ids,
+    check_paired,
+    check_same_width,
+)
+
+
+def check_gallery(function: str, x: Any, y: Any, ids: Any, y_ids: Any) -> None:
+    """Refuse sides of different width, and ids that do not tell which rows belong together."""
+    check_features(function, rows=1, x=x, y=y)
+    check_same_width(function, x=x, y=y)
+    check_device(function, "x and y", x, y)
+    check_ids(function, ids, x)
+    if y_ids is None:
+        check_paired(function, rows=1, x=x, y=y)
+    elif ids is None:
+        raise ValueError(f"{function}: expected ids beside y_ids, got None")
+    else:
+        check_ids(function, y_ids, y, name="y_ids")
+
+
+def check_classes(function: str, x: Any, classes: Any, labels: Any) -> None:
+    """Refuse classes of another width than the samples, and labels that are not one a sample."""
+    check_features(function, rows=1, x=x, classes=classes)
+    check_same_width(function, x=x, classes=classes)
+    check_device(function, "x and classes", x, classes)
+    if labels is None:
+        raise TypeError(f"{function}: expected labels to be a tensor, got NoneType")
+    check_ids(function, labels, x, name="labels")
+
+
+def check_prompts(function: str, prompts: Any) -> None:
+    check_float_tensor(function, "prompts", prompts)
+    if prompts.ndim != 3 or 0 in prompts.shape:
+        raise ValueError(
+            f"{function}: expected prompts of shape (classes, templates, d), "
+            f"got {tuple(prompts.shape)}"
+        )
+
+
+def check_callable(function: str, name: str, value: Any) -> None:
+    if not callable(value):
+        raise TypeError(f"{function}: expected {name} to be callable, got {type(value).__name__}")
+
+
+def check_kept_neighbours(function: str, k: Any, n: int) -> None:
+    """Refuse k for which all other rows are neighbours, so that none can be lost."""
+    check_count(function, "k", k)
+    if k > n - 2:
+        raise ValueError(f"{function}: expected k <= n - 2, got k = {k}, n = {n}")
+
+
+def check_ks(function: str, ks: Any) -> None:
+    if not isinstance(ks, Sequence) or isinstance(ks, str):
+        raise TypeError(f"{function}: expected ks to be a list of integers, got {ks!r}")
+    if not ks:
+        raise ValueError(f"{function}: expected ks with at least one cut-off, got none")
+    for k in ks:
+        check_count(function, "ks", k)

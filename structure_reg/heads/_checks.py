@@ -1,0 +1,52 @@
+"""Every error of heads and their files, in the voice of :mod:`structure_reg._checks`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from structure_reg._checks import check_count
+
+
+def check_at_most(function: str, name: str, value: int, most: int) -> None:
+    if value > most:
+        raise ValueError(f"{function}: expected {name} <= {most}, got {value}")
+
+
+def check_dim(function: str, dim: Any, n: int, d_x: int, d_y: int) -> int:
+    """Refuse more directions than n pairs of these widths have; None is all of them."""
+    most = min(n - 1, d_x, d_y)
+    if dim is None:
+        return most
+    check_count(function, "dim", dim)
+    if dim > most:
+        raise ValueError(
+            f"{function}: expected dim <= {most}, the least of n - 1 and both widths, got {dim}"
+        )
+    return int(dim)
+
+
+def check_heads(function: str, heads: Sequence[Any], kinds: Mapping[str, type]) -> None:
+    if not heads:
+        raise ValueError(f"{function}: expected one head at the least, got none")
+    for head in heads:
+        if type(head) not in kinds.values():
+            raise TypeError(
+                f"{function}: expected heads that are {', '.join(kinds)}, "
+                f"got {type(head).__name__}; for a module of your own use "
+                "safetensors.torch.save_model"
+            )
+
+
+def no_finite_features(function: str, name: str) -> ValueError:
+    return ValueError(f"{function}: expected {name} without NaN and infinity, got some")
+
+
+def no_heads_file(path: Any, got: str) -> ValueError:
+    return ValueError(f"load_heads: expected {path} to be what save_heads wrote, got {got}")
+
+
+def no_package(function: str, package: str) -> ImportError:
+    return ImportError(
+        f"{function}: expected the package {package}, got none; `pip install {package}`"
+    )

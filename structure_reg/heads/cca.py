@@ -1,0 +1,126 @@
+"""Canonical correlation analysis as a pair of linear heads."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from structure_reg._checks import check_number
+from structure_reg.heads._checks import check_dim
+from structure_reg.heads.columns import (
+    Columns,
+    check_pairs,
+    columns,
+    paired_directions,
+    spectrum,
+    whitening,
+)
+from structure_reg.heads.linear import LinearHead, linear_head
+
+
+@torch.no_grad()
+def fit_cca(
+    x: Tensor,
+    y: Tensor,
+    *,
+    dim: int | None = None,
+    ridge: float = 1.0,
+    power: float = 0.0,
+    standardise: bool = True,
+) -> tuple[LinearHead, LinearHead]:
+    r"""Project both sides on the directions in which they correlate most.
+
+    .. math::
+        C_{xx}^{-1/2} C_{xy} C_{yy}^{-1/2} = A \operatorname{diag}(\rho) B^\top, \qquad
+        f_x(x) = \tilde x \, C_{xx}^{-1/2} A \operatorname{diag}(\rho)^{p/2}
+
+    and likewise for y, with centred columns, covariances :math:`C = \tilde X^\top \tilde X / n` and
+    on :math:`C_{xx}` and :math:`C_{yy}` a ridge relative to the mean variance of their columns.
+
+    Parameters
+    ----------
+    x, y : Tensor of shape (n, d_x), (n, d_y)
+        Paired frozen features, n >= 2; n may be less than the widths.
+    dim : int, optional
+        How many directions, at most min(n - 1, d_x, d_y). None: that many.
+    ridge : float
+        At least 0; without one and with n near the widths the correlations are all close to 1 and
+        tell nothing.
+    power : float
+        The exponent p >= 0: how much more a strongly correlated direction weighs in the cosine.
+    standardise : bool
+        Whether columns get unit variance first; a column that is constant is left out either way.
+
+    Returns
+    -------
+    tuple of (LinearHead, LinearHead)
+        For x and for y, to `dim` directions, the most correlated first; the cosine of their outputs
+        is the score. Zero beyond the rank of the features. Fitted in float64, on the device of `x`;
+        float32, or float64 if an input is.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong kind.
+    ValueError
+        If the shapes, rows or devices do not fit, an option is out of range, or a value is not
+        finite.
+
+    See Also
+    --------
+    fit_csa : The correlations weigh the score, not the features.
+
+    References
+    ----------
+    Hotelling, "Relations Between Two Sets of Variates", Biometrika 1936; with a ridge: Vinod,
+    "Canonical ridge and econometrics of joint production", Journal of Econometrics 1976.
+
+    Examples
+    --------
+    Any invertible map of a side changes nothing but what a ridge makes of it:
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> x = torch.randn(200, 8, generator=g, dtype=torch.float64)
+    >>> y = x[:, :6] + torch.randn(200, 6, generator=g, dtype=torch.float64)
+    >>> maps = torch.randn(8, 8, generator=g, dtype=torch.float64)
+    >>> head, _ = fit_cca(x, y, ridge=0.0)
+    >>> head_of_mapped, _ = fit_cca(x @ maps, y, ridge=0.0)
+    >>> torch.allclose(head(x).abs(), head_of_mapped(x @ maps).abs())
+    True
+    """
+    dtype = check_pairs("fit_cca", x, y, ridge)
+    check_number("fit_cca", "power", power, least=0.0)
+    f = canonical_directions("fit_cca", x, y, dim, ridge, standardise)
+    weight = f.rho.pow(power / 2)
+    return (
+        linear_head(f.W_x * weight, f.X.mean, f.X.factor, dtype),
+        linear_head(f.W_y * weight, f.Y.mean, f.Y.factor, dtype),
+    )
+
+
+class CanonicalDirections(NamedTuple):
+    """Whitened directions of both sides, the most correlated first."""
+
+    W_x: Tensor  # (d_x, dim)
+    W_y: Tensor  # (d_y, dim)
+    rho: Tensor  # (dim,) in [0, 1]
+    X: Columns
+    Y: Columns
+
+
+def canonical_directions(
+    function: str, x: Tensor, y: Tensor, dim: int | None, ridge: float, standardise: bool
+) -> CanonicalDirections:
+    """Compute C^{-1/2} A and C^{-1/2} B from thin SVDs, never forming a covariance."""
+    dim = check_dim(function, dim, len(x), x.shape[1], y.shape[1])
+    X = columns(function, "x", x, standardise=standardise)
+    Y = columns(function, "y", y, standardise=standardise)
+    S, T = spectrum(X, ridge), spectrum(Y, ridge)
+    h_x, h_y = whitening(S), whitening(T)
+    K = (h_x * S.s)[:, None] * (S.U.mT @ T.U) * (h_y * T.s)  # (r_x, r_y)
+    A, rho, B = paired_directions(K, dim)
+    scale = len(x) ** 0.5  # covariances are sums over n
+    W_x, W_y = (scale * side.V @ (h[:, None] * D) for side, h, D in ((S, h_x, A), (T, h_y, B)))
+    return CanonicalDirections(W_x, W_y, rho.clamp(max=1), X, Y)
