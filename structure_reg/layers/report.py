@@ -14,7 +14,7 @@ from structure_reg.layers.stability import HALVINGS
 class LayerSelection:
     r"""A pair of layers and the evidence for it, from :func:`select_layers`.
 
-    Attributes
+    Parameters
     ----------
     x_layer, y_layer : int
         Positions of the chosen layers: the pair whose score is highest above chance.

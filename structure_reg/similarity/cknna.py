@@ -36,7 +36,7 @@ def cknna(
     k : int or {"rice", "sqrt", "sturges"}, optional
         Size of a neighbourhood, as in :func:`mutual_knn`.
     mask : Tensor of shape (n,), optional
-        bool, which rows take part.
+        Of bool: which rows take part.
 
     Returns
     -------

@@ -36,7 +36,7 @@ def mutual_knn(
         :math:`\lceil 2 \sqrt[3]{n} \rceil`, "sqrt" :math:`\lceil \sqrt n \rceil`, "sturges"
         :math:`\lceil \log_2 n + 1 \rceil`.
     mask : Tensor of shape (n,), optional
-        bool: rows where it is False are no rows, nor neighbours of any, and n counts the others.
+        Of bool: rows where it is False are no rows, nor neighbours of any, and n counts the others.
         Reading it waits for a GPU.
 
     Returns
@@ -91,7 +91,7 @@ def jaccard_knn(
     k : int or {"rice", "sqrt", "sturges"}, optional
         Size of a neighbourhood, as in :func:`mutual_knn`.
     mask : Tensor of shape (n,), optional
-        bool, which rows take part.
+        Of bool: which rows take part.
 
     Returns
     -------
@@ -141,7 +141,7 @@ def cycle_knn(
     k : int or {"rice", "sqrt", "sturges"}, optional
         Size of a neighbourhood, as in :func:`mutual_knn`.
     mask : Tensor of shape (n,), optional
-        bool, which rows take part.
+        Of bool: which rows take part.
 
     Returns
     -------

@@ -9,7 +9,7 @@ from structure_reg.similarity.cka import aligned
 
 
 def rv(x: Tensor, y: Tensor) -> Tensor:
-    r"""Escoufier's RV coefficient, the same number as biased linear CKA.
+    r"""RV coefficient of Escoufier, the same number as biased linear CKA.
 
     .. math:: \mathrm{RV} = \frac{|X^\top Y|^2}{|X^\top X|\, |Y^\top Y|}
 

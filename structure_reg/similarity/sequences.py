@@ -30,7 +30,7 @@ def lcs_knn(
     k : int or {"rice", "sqrt", "sturges"}, optional
         Size of a neighbourhood, as in :func:`mutual_knn`.
     mask : Tensor of shape (n,), optional
-        bool, which rows take part.
+        Of bool: which rows take part.
 
     Returns
     -------
@@ -80,7 +80,7 @@ def edit_knn(
     k : int or {"rice", "sqrt", "sturges"}, optional
         Size of a neighbourhood, as in :func:`mutual_knn`.
     mask : Tensor of shape (n,), optional
-        bool, which rows take part.
+        Of bool: which rows take part.
 
     Returns
     -------
