@@ -42,12 +42,16 @@ def symmetric_walk(x: Tensor, temperature: float, M: list[Tensor]) -> Tensor:
     half_squares = x.square().sum(-1) / (2 * temperature)  # (n,)
     v = (half_squares - half_squares.amax()).exp()
     z = torch.zeros_like(v)
+    scratch = x.new_empty(min(STRIP, len(x)) * len(x))
     for I, m in zip(strips, M, strict=True):
         bias = -half_squares[I.start :]
         torch.addmm(bias, x[I], x[I.start :].mT, alpha=1 / temperature, out=m)
         m.sub_(half_squares[I, None]).exp_()  # K, (strip, n - I)
-        z[I] += m @ v[I.start :]
-        z[I.stop :] += m[:, len(m) :].mT @ v[I]
+        # Summed in pairs, as a matrix-vector product is not: an error here scales a whole row.
+        mv = torch.mul(m, v[I.start :], out=scratch[: m.numel()].view_as(m))
+        z[I] += mv.sum(1)
+        mv = torch.mul(m, v[I, None], out=mv)
+        z[I.stop :] += mv[:, len(m) :].sum(0)
     h = (v / z).sqrt()
     for I, m in zip(strips, M, strict=True):
         m.mul_(h[I, None]).mul_(h[I.start :])
