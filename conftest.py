@@ -1,4 +1,4 @@
-"""What every doctest may use without importing it: torch, and the public names."""
+"""One thread, and what every doctest may use without importing it: torch, and the public names."""
 
 from typing import Any
 
@@ -6,6 +6,9 @@ import pytest
 import torch
 
 import structure_reg
+
+# The tests are many small computations: more threads only wait for one another.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
