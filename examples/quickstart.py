@@ -18,10 +18,17 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from structure_reg import clip_loss, layer_similarity, structure_diagnostics, structure_loss
+from structure_reg import (
+    clip_loss,
+    fit_cca,
+    fit_ridge,
+    layer_similarity,
+    retrieval,
+    structure_diagnostics,
+    structure_loss,
+)
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--image", default="image_dino", choices=["image_dino", "image_effnet"])
@@ -82,42 +89,12 @@ def train(x: Tensor, y: Tensor, weight: float, seed: int, progress: tqdm) -> tup
     return head_x.requires_grad_(False), head_y.requires_grad_(False)
 
 
-# %% Closed forms on standardised features, to keep the trained heads honest
-def standardise(x: Tensor) -> Tensor:
-    return (x - x[train_rows].mean(0)) / x[train_rows].std(0).clamp_min(1e-6)
-
-
-def ridge(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Regress texts on images with a penalty of 1 x the mean variance; texts stay as they are."""
-    covariance = x.T @ x / len(x)
-    penalty = covariance.trace() / len(covariance) * torch.eye(len(covariance))
-    return torch.linalg.solve(covariance + penalty, x.T @ y / len(x)), torch.eye(y.shape[1])
-
-
-def cca(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The 256 most correlated directions, with the same penalty on both covariances."""
-
-    def whitening(z: Tensor) -> Tensor:
-        variances, directions = torch.linalg.eigh(z.T @ z / len(z))
-        return directions * (variances + variances.mean()).rsqrt() @ directions.T
-
-    W_x, W_y = whitening(x), whitening(y)
-    U, _, V = torch.linalg.svd(W_x @ (x.T @ y / len(x)) @ W_y)
-    return W_x @ U[:, :256], W_y @ V[:256].T
-
-
 # %% Recall on unseen concepts: a picture has one text, a text may have several pictures
 def recalls(z_x: Tensor, z_y: Tensor, ids: Tensor) -> list[float]:
     """R@1, R@5, R@10 from image to text, then from text to image, in percent."""
-    different_texts = torch.from_numpy(np.unique(ids.numpy(), return_index=True)[1])
-    similarity = normalize(z_x, dim=1) @ normalize(z_y[different_texts], dim=1).T
-    positive = ids[:, None] == ids[different_texts]
-    found = []
-    for s, p in ((similarity, positive), (similarity.T, positive.T)):
-        best = s.masked_fill(~p, -torch.inf).amax(1, keepdim=True)
-        wrong_before = ((s >= best) & ~p).sum(1)  # a tie counts against the head
-        found += [100 * (wrong_before < k).float().mean().item() for k in (1, 5, 10)]
-    return found
+    texts = torch.from_numpy(np.unique(ids.numpy(), return_index=True)[1])  # each text once
+    found = retrieval(z_x, z_y[texts], ids=ids, y_ids=ids[texts], ks=(1, 5, 10))
+    return (100 * torch.cat([found.x_to_y.recall, found.y_to_x.recall])).tolist()
 
 
 results: dict[str, np.ndarray] = {}  # method -> (seeds, 6)
@@ -131,11 +108,13 @@ with tqdm(total=steps, desc="training heads", unit="step", mininterval=1) as pro
                 head_x, head_y = train(x[train_rows], y[train_rows], weight, seed, progress)
                 rows.append(recalls(head_x(x[test_rows]), head_y(y[test_rows]), ids[test_rows]))
             results[f"{name}{term}"] = np.array(rows)
-        x, y = standardise(x), standardise(y)
-        for closed_form in (ridge, cca):
-            W_x, W_y = closed_form(x[train_rows], y[train_rows])
-            row = recalls(x[test_rows] @ W_x, y[test_rows] @ W_y, ids[test_rows])
-            results[f"{name}, {closed_form.__name__}"] = np.array([row])
+        closed_forms = {
+            "ridge": fit_ridge(x[train_rows], y[train_rows]),
+            "CCA": fit_cca(x[train_rows], y[train_rows], dim=256),
+        }
+        for closed_form, (head_x, head_y) in closed_forms.items():
+            row = recalls(head_x(x[test_rows]), head_y(y[test_rows]), ids[test_rows])
+            results[f"{name}, {closed_form}"] = np.array([row])
 
 # %% What came out
 print(f"\n{'':28}{'image to text':^21}{'text to image':^21}")
