@@ -8,10 +8,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from structure_reg._checks import check_same_shape
+from structure_reg._kernels.divergence import RELEASE_EPSILON
 from structure_reg._precision import full_precision, promote
-
-# The authors' release adds this inside every logarithm, which is what bounds its divergence.
-RELEASE_EPSILON = 1e-12
 
 
 def js_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
