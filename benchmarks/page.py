@@ -3,7 +3,7 @@
     pip install pytorch-cka pytorch-metric-learning    # optional, for their rows
     python benchmarks/page.py
 
-Half an hour on a quiet machine; a busy one bends the figures.
+Half an hour on a quiet machine with two cores; a busy one bends the figures.
 """
 
 from __future__ import annotations
