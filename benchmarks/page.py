@@ -59,7 +59,8 @@ def main() -> None:
         "Printed by `python benchmarks/page.py`, forward and backward, float32, one thread: "
         f"{processor()}, {os.cpu_count()} processors, Python {platform.python_version()}, "
         f"PyTorch {torch.__version__}, {date.today():%B %Y}. Nothing has run on a GPU. Seconds "
-        "are this machine's and ratios are of one run: compare the ratios.",
+        "are this machine's and ratios are of one run: compare the ratios. A floor is measured at "
+        "another moment than the forms beside it, so that a form can seem to stand below it.",
         "",
     ]
     for title, command in PARTS.items():
