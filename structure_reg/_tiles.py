@@ -55,9 +55,14 @@ def tile_rows(bytes_per_row: int) -> int:
     return max(16, int(_mebibytes * 2**20) // bytes_per_row)
 
 
+def slices(n: int, size: int) -> list[slice]:
+    """Rows 0 to n in blocks of `size`, the last one with what is left."""
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
 def upper_tiles(n: int, side: int) -> Iterator[tuple[slice, slice]]:
     """Blocks (a, b) of an (n, n) matrix on and above its diagonal, which is where a == b."""
-    blocks = [slice(i, min(i + side, n)) for i in range(0, n, side)]
+    blocks = slices(n, side)
     for i, a in enumerate(blocks):
         for b in blocks[i:]:
             yield a, b

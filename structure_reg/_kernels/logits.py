@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from structure_reg._tiles import slices
+
 
 class Logits:
     """The tiles of Z for x (n, d) and y (N, d), computed in the dtype of s.
@@ -21,8 +23,7 @@ class Logits:
 
     def tiles(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Rows I of the next tile, and two buffers (B, N) for it."""
-        for start in range(0, len(self.x), self.rows):
-            I = slice(start, min(start + self.rows, len(self.x)))
+        for I in slices(len(self.x), self.rows):
             self.x_hat, self.x_inverse = unit_rows_and_inverse(self.x[I], self.s.dtype)
             yield I, *self.scratch[:, : len(self.x_hat)]
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from structure_reg._kernels.divergence import DIVERGENCE_TILES, EXTRA_TILES
 from structure_reg._kernels.frozen import frozen_tile
-from structure_reg._tiles import tile_rows
+from structure_reg._tiles import slices, tile_rows
 
 # Taller tiles are no faster, and leave the cache of a CPU.
 TILE_ROWS = 512
@@ -49,8 +49,7 @@ def neighbour_rows(
     scratch = [A.new_empty(height, n) for _ in range(3)]
     D = A.new_empty(len(rows))
     dA = torch.zeros_like(A) if gradient else None
-    for start in range(0, len(rows), height):
-        here = slice(start, min(start + height, len(rows)))
+    for here in slices(len(rows), height):
         I = slice(rows[0] + here.start, rows[0] + here.stop)
         p, Q, S = (tile[: here.stop - here.start] for tile in scratch)  # (tile, n)
         if len(P) > 1:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from structure_reg._kernels.divergence import DIVERGENCE_TILES
+from structure_reg._tiles import slices
 
 STRIP = 256
 """Rows of a strip."""
@@ -33,7 +34,7 @@ def exponents_fit(dtype: torch.dtype, temperature: float) -> bool:
 
 
 def strip_slices(n: int) -> list[slice]:
-    return [slice(start, min(start + STRIP, n)) for start in range(0, n, STRIP)]
+    return slices(n, STRIP)
 
 
 def symmetric_walk(x: Tensor, temperature: float, M: list[Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from structure_reg._kernels.divergence import DIVERGENCE_TILES
 from structure_reg._kernels.frozen import frozen_tile
-from structure_reg._tiles import tile_rows
+from structure_reg._tiles import slices, tile_rows
 
 
 def walk_rows(
@@ -39,8 +39,7 @@ def walk_rows(
     dQ = torch.zeros_like(Q) if gradient else None
     D = A.new_zeros(len(rows))
     height = min(len(rows), tile_rows((2 * levels + 4) * n * A.element_size()))
-    for start in range(0, len(rows), height):
-        here = slice(start, min(start + height, len(rows)))
+    for here in slices(len(rows), height):
         I = slice(rows[0] + here.start, rows[0] + here.stop)
         P_l, R, G = P_1[I], [Q[I]], []
         for l in range(1, levels + 1):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from structure_reg._checks import check_choice, check_paired
+from structure_reg._precision import result_dtype
 from structure_reg.evaluation._checks import check_kept_neighbours
 from structure_reg.evaluation.distances import METRICS, distance_tiles, memberships
 from structure_reg.evaluation.ranks import nan_of
@@ -203,5 +204,4 @@ def ranks_beyond_k(D: Tensor, rounding: Tensor, P: Tensor, k: int) -> Tensor:
 
 def finish(value: Tensor, frozen: Tensor, aligned: Tensor) -> Tensor:
     """The value in the dtype of the inputs, float32 at the least; NaN where they hold one."""
-    dtype = torch.promote_types(torch.promote_types(frozen.dtype, aligned.dtype), torch.float32)
-    return (value + nan_of(frozen, aligned)).to(dtype)
+    return (value + nan_of(frozen, aligned)).to(result_dtype(frozen, aligned))

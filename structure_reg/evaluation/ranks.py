@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from structure_reg._gram import unit_rows
-from structure_reg._tiles import tile_rows
+from structure_reg._tiles import slices, tile_rows
 
 # Rows that are normalised at a time: float64 only for a few of them.
 ROWS = 1024
 
 
-def tiles(n: int, bytes_per_row: int) -> Iterator[slice]:
+def tiles(n: int, bytes_per_row: int) -> list[slice]:
     """Slices of n rows that fit the tile budget."""
-    size = tile_rows(bytes_per_row)
-    return (slice(start, min(start + size, n)) for start in range(0, n, size))
+    return slices(n, tile_rows(bytes_per_row))
 
 
 def unit_deviations(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from structure_reg._checks import check_number, check_paired
+from structure_reg._precision import result_dtype
 from structure_reg.heads._checks import no_finite_features
 
 EPS = torch.finfo(torch.float64).eps
@@ -70,4 +71,4 @@ def check_pairs(function: str, x: Tensor, y: Tensor, ridge: float = 0.0) -> torc
     """Refuse what cannot be fitted; the dtype of the heads."""
     check_paired(function, x=x, y=y)
     check_number(function, "ridge", ridge, least=0.0)
-    return torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+    return result_dtype(x, y)

@@ -29,7 +29,13 @@ from structure_reg._distributed import (
 )
 from structure_reg._gram import unit_rows
 from structure_reg._kernels.clip_tiles import Statistics, clip_statistics
-from structure_reg._precision import full_precision, promote, scalar_like, scalar_tensor
+from structure_reg._precision import (
+    full_precision,
+    promote,
+    result_dtype,
+    scalar_like,
+    scalar_tensor,
+)
 from structure_reg._reduce import REDUCTIONS, reduce_rows
 from structure_reg._tiles import fits, tile_rows
 
@@ -190,7 +196,7 @@ def tiled_rows(
     """
     n, W = len(x), processes(group)
     y, ids = gather_rows(y, group), gather_ids(ids, group)  # (N, d), (N,)
-    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+    dtype = result_dtype(x, y)
     s = scalar_tensor(logit_scale, dtype, x.device)
     row = len(y) * dtype.itemsize  # bytes of a row of Z
     tiles = 2 if ids is None else 4

@@ -29,7 +29,13 @@ from structure_reg._distributed import (
 )
 from structure_reg._gram import unit_rows
 from structure_reg._kernels.siglip_tiles import siglip_rows, siglip_sum
-from structure_reg._precision import full_precision, promote, scalar_like, scalar_tensor
+from structure_reg._precision import (
+    full_precision,
+    promote,
+    result_dtype,
+    scalar_like,
+    scalar_tensor,
+)
 from structure_reg._reduce import REDUCTIONS, reduce_rows
 from structure_reg._tiles import fits, tile_rows
 
@@ -154,7 +160,7 @@ def tiled_loss(
     """The same from tiles: this process's x against the y of all."""
     n = len(x)
     y, ids = gather_rows(y, group), gather_ids(ids, group)  # (N, d), (N,)
-    dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+    dtype = result_dtype(x, y)
     s, b = (scalar_tensor(value, dtype, x.device) for value in (logit_scale, logit_bias))
     tiles = 2 if ids is None else 3
     rows = min(TILE_ROWS, tile_rows(tiles * len(y) * dtype.itemsize))

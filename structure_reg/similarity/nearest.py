@@ -12,7 +12,7 @@ from torch import Tensor
 from structure_reg._checks import check_neighbours
 from structure_reg._gram import unit_rows
 from structure_reg._precision import full_precision, promote
-from structure_reg._tiles import tile_rows
+from structure_reg._tiles import slices, tile_rows
 
 RULES: dict[str, Callable[[int], int]] = {
     "rice": lambda n: math.ceil(2 * math.cbrt(n)),
@@ -68,20 +68,16 @@ def ranked_tiles(v: Tensor, offset: Tensor, k: int) -> list[list[tuple[Tensor, T
     blocks = math.ceil(n / max(16, math.isqrt(tile_rows(2 * v.element_size()))))
     tile = math.ceil(n / blocks)
     best: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(0, n, tile)]
-    for a, rows in enumerate(blocks_of(n, tile)):
+    for a, rows in enumerate(slices(n, tile)):
         S = symmetric_product(v[rows])  # (t, t)
         S.add_(offset[rows]).fill_diagonal_(-torch.inf)
         best[a].append(ranked(S, k, rows.start))
-        for b, columns in enumerate(blocks_of(n, tile)):
+        for b, columns in enumerate(slices(n, tile)):
             if b > a:
                 S = v[rows] @ v[columns].mT  # (t, t)
                 best[b].append(ranked(S.mT.contiguous().add_(offset[rows]), k, rows.start))
                 best[a].append(ranked(S.add_(offset[columns]), k, columns.start))
     return best
-
-
-def blocks_of(n: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 def without_common_direction(x: Tensor) -> tuple[Tensor, Tensor]:

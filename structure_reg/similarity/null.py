@@ -9,7 +9,7 @@ from torch import Tensor
 
 from structure_reg._checks import check_choice, check_layers
 from structure_reg._precision import full_precision, promote, result_dtype
-from structure_reg._tiles import tile_rows
+from structure_reg._tiles import slices, tile_rows
 from structure_reg.similarity.grams import (
     KERNELS,
     WIDEST_TILE,
@@ -125,7 +125,6 @@ def gram_table(layers: Sequence[Layer], dtype: torch.dtype) -> Tensor:
     n = layers[0].x.shape[0]
     table = layers[0].x.new_empty(n, n, len(layers), dtype=dtype)
     for l, layer in enumerate(layers):
-        for i in range(0, n, WIDEST_TILE):
-            a = slice(i, min(i + WIDEST_TILE, n))
+        for a in slices(n, WIDEST_TILE):
             table[a, :, l] = kernel_tile(layer, a, slice(0, n))
     return table.view(n, -1)
