@@ -3,6 +3,8 @@
 from importlib.metadata import version
 
 from structure_reg._tiles import tile_budget
+from structure_reg.alignment.aligner import Aligner
+from structure_reg.alignment.released import released_aligner
 from structure_reg.evaluation.hypersphere import alignment, modality_gap, uniformity
 from structure_reg.evaluation.neighbourhood import (
     continuity,
@@ -54,6 +56,7 @@ __version__ = version("structure-reg")
 
 __all__ = [
     "CKA",
+    "Aligner",
     "AsifHead",
     "CcaSelection",
     "ClipLoss",
@@ -102,6 +105,7 @@ __all__ = [
     "neighbourhood_overlap",
     "procrustes",
     "pwcca",
+    "released_aligner",
     "retrieval",
     "reverse_js_divergence",
     "rsa",

@@ -61,8 +61,9 @@ def no_finite_features(function: str, name: str) -> ValueError:
     return ValueError(f"{function}: expected {name} without NaN and infinity, got some")
 
 
-def no_heads_file(path: Any, got: str) -> ValueError:
-    return ValueError(f"load_heads: expected {path} to be what save_heads wrote, got {got}")
+def no_heads_file(function: str, path: Any, got: str) -> ValueError:
+    writer = {"load_heads": "save_heads", "Aligner.load": "Aligner.save"}[function]
+    return ValueError(f"{function}: expected {path} to be what {writer} wrote, got {got}")
 
 
 def no_package(function: str, package: str) -> ImportError:

@@ -164,12 +164,6 @@ def no_samples(function: str, batch: Any) -> ValueError:
     return ValueError(f"{function}: expected a batch with a tensor in it, got {kind(batch)}")
 
 
-def no_tqdm(function: str) -> ModuleNotFoundError:
-    return ModuleNotFoundError(
-        f"{function}: expected tqdm to be installed for progress=True, got none", name="tqdm"
-    )
-
-
 def no_manifest(path: Path) -> FileNotFoundError:
     return FileNotFoundError(f"FeatureStore: expected a manifest in {path}, got none")
 
