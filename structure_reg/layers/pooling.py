@@ -23,7 +23,8 @@ def pool_rows(
     check: Callable[[str, Tensor, Tensor], None] = check_mask,
 ) -> Tensor:
     """Rows (B, d) stay, tokens (B, L, d) are pooled under the mask, maps (B, C, ...) averaged."""
-    mask = None if mask is None else mask.to(x.device)
+    if mask is not None and isinstance(x, Tensor):  # a function may pool what is none
+        mask = mask.to(x.device)
     if not isinstance(pool, str):
         return pool(x, mask)
     check_poolable(function, x, pool)

@@ -151,12 +151,11 @@ def test_the_model_itself_can_be_tapped(model: Tokens) -> None:
 
 def test_a_function_may_pick_from_any_output() -> None:
     class Named(nn.Module):
-        def forward(self, x: Tensor) -> dict[str, Tensor]:
-            return {"rows": 2 * x}
+        def forward(self, x: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
+            return {"rows": x * attention_mask}
 
-    model = nn.Sequential(Named())
-    with ReferenceTap(model, "0", pool=lambda output, _mask: output["rows"]) as tap:
-        model(torch.ones(3, 2))
+    with ReferenceTap(model := Named(), "", pool=lambda output, mask: output["rows"] + mask) as tap:
+        model(torch.ones(3, 2), attention_mask=torch.ones(3, 2))
     assert torch.equal(tap.rows, 2 * torch.ones(3, 2))
 
 
