@@ -20,5 +20,6 @@ def pairs(split: str) -> tuple[Tensor, Tensor, Tensor]:
     rows = torch.tensor([row for row, line in enumerate(lines) if line["split"] == split])
     number = {text: i for i, text in enumerate(sorted({line["text"] for line in lines}))}
     ids = torch.tensor([number[line["text"]] for line in lines])
-    x, y = features["image_effnet.17"].float(), features["text_minilm.06"].float()
-    return x[rows], y[rows], ids[rows]
+    x, y = features["image_effnet.17"], features["text_minilm.06"]  # float16
+    dtype = torch.get_default_dtype()
+    return x[rows].to(dtype), y[rows].to(dtype), ids[rows]
