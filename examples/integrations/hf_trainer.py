@@ -18,9 +18,9 @@ from transformers import (
     BertConfig,
     Trainer,
     TrainingArguments,
-    ViTConfig,
     VisionTextDualEncoderConfig,
     VisionTextDualEncoderModel,
+    ViTConfig,
 )
 
 from structure_reg import clip_loss, freeze, structure_loss

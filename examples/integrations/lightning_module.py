@@ -27,7 +27,8 @@ class Align(lightning.LightningModule):
 
     def __init__(self, weight: float = 5.0, temperature: float = 0.2) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.weight = weight
+        self.temperature = temperature
         self.head_x, self.head_y = nn.Linear(1280, 64), nn.Linear(384, 64)
         self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
 
@@ -38,9 +39,9 @@ class Align(lightning.LightningModule):
         # Asked for here: in __init__ there is no group yet, and None is this process alone.
         group = dist.group.WORLD
         contrastive = clip_loss(z_x, z_y, self.log_scale.exp(), ids=ids, group=group)
-        options = {"temperature": self.hparams.temperature, "group": group}
+        options = {"temperature": self.temperature, "group": group}
         structure = structure_loss(x, z_x, **options) + structure_loss(y, z_y, **options)
-        structure = self.hparams.weight * structure
+        structure = self.weight * structure
         # Every process has the mean over all, so nothing is left to synchronise.
         self.log_dict({"contrastive": contrastive, "structure": structure})
         return contrastive + structure

@@ -85,6 +85,7 @@ def carry_references(model: nn.Module) -> None:
 
 # %% One epoch, as open_clip_train.main calls it
 def train(loss: nn.Module, batch: int, accumulate: int = 1, epochs: int = 1) -> nn.Module:
+    from open_clip_train.params import parse_args
     from open_clip_train.train import train_one_epoch
 
     model = make_model()
@@ -97,11 +98,10 @@ def train(loss: nn.Module, batch: int, accumulate: int = 1, epochs: int = 1) -> 
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images, texts), batch)
     loader.num_batches, loader.num_samples = len(loader), PAIRS
     data = {"train": SimpleNamespace(dataloader=loader, set_epoch=lambda _epoch: None)}
-    args = SimpleNamespace(  # what open_clip_train.main parses
-        **{"device": "cpu", "precision": "fp32", "rank": 0, "world_size": 1, "batch_size": batch},
-        **{"accum_freq": accumulate, "log_every_n_steps": 1, "skip_scheduler": True},
-        **{"grad_clip_norm": None, "distill": False, "horovod": False, "wandb": False},
-    )
+    flags = f"--batch-size {batch} --accum-freq {accumulate} --precision fp32 --log-every-n-steps 1"
+    args = parse_args([*flags.split(), "--skip-scheduler"])
+    # What open_clip_train.main finds out for itself.
+    vars(args).update(device="cpu", rank=0, world_size=1, distill=False, wandb=False)
     for epoch in range(epochs):
         train_one_epoch(model, data, loss, epoch, optimizer, None, None, None, args)
     return model

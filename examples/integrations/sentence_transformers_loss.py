@@ -91,7 +91,7 @@ class WithStructure(nn.Module):
 
 
 # %% A model without a download: BERT, pooling, and the head that is trained
-WORDS = "a small large red green round cat dog bird tree house boat on under near the".split()
+WORDS = ["a", "small", "large", "red", "green", "cat", "dog", "bird", "tree", "boat", "on", "the"]
 
 
 def make_model(folder: Path) -> SentenceTransformer:

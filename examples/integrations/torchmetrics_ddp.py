@@ -75,6 +75,7 @@ class MeanRecall(PairMetric):
 
 
 # %% 447 test pairs under two heads. 447 is odd: on two processes one pair comes twice.
+@torch.no_grad()
 def evaluate(batch: int = 32) -> dict[str, Tensor]:
     """Return each metric, and CKA as it would be with the sampler's copies counted."""
     head_x, head_y = fit_ridge(*pairs("train")[:2])

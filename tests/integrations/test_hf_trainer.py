@@ -9,10 +9,10 @@ from torch.utils.data import default_collate
 
 pytest.importorskip("accelerate", reason="the Trainer needs it: pip install '.[integrations]'")
 
-import hf_trainer  # noqa: E402
-from hf_trainer import StructureTrainer, make_model, make_pairs, train  # noqa: E402
+import hf_trainer
+from hf_trainer import StructureTrainer, make_model, make_pairs, train
 
-from structure_reg import clip_loss, structure_loss  # noqa: E402
+from structure_reg import clip_loss, structure_loss
 
 TRAINED = {"logit_scale", "visual_projection.weight", "text_projection.weight"}
 

@@ -12,9 +12,9 @@ from unittest.mock import patch
 import open_clip_epoch
 import pytest
 import torch
-import torch.nn.functional as F
 from open_clip_epoch import PAIRS, WithStructure, carry_references, make_model, train
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
 
 from structure_reg import ClipLoss, StructureLoss, clip_loss, structure_loss
 
@@ -28,8 +28,8 @@ def loss(contrastive: nn.Module | None = None, weight: float = 5.0) -> WithStruc
 def model_out() -> dict[str, Tensor]:
     g = torch.Generator().manual_seed(0)
     return {
-        "image_features": F.normalize(torch.randn(16, 8, generator=g), dim=-1).requires_grad_(),
-        "text_features": F.normalize(torch.randn(16, 8, generator=g), dim=-1).requires_grad_(),
+        "image_features": normalize(torch.randn(16, 8, generator=g), dim=-1).requires_grad_(),
+        "text_features": normalize(torch.randn(16, 8, generator=g), dim=-1).requires_grad_(),
         "logit_scale": torch.tensor(14.0, requires_grad=True),
         "image_reference": torch.randn(16, 32, generator=g),
         "text_reference": torch.randn(16, 24, generator=g),
@@ -52,7 +52,7 @@ def test_the_call_convention(model_out: dict[str, Tensor]) -> None:
 def test_the_contrastive_term_is_that_of_open_clip(model_out: dict[str, Tensor]) -> None:
     x, y, s, *_ = model_out.values()
     labels = torch.arange(16)
-    theirs = (F.cross_entropy(s * x @ y.T, labels) + F.cross_entropy(s * y @ x.T, labels)) / 2
+    theirs = (cross_entropy(s * x @ y.T, labels) + cross_entropy(s * y @ x.T, labels)) / 2
     ours = loss()(**model_out, output_dict=True)["contrastive_loss"]
     torch.testing.assert_close(ours, theirs)
     # Their gradient by a feature's length, which is 1 already, is the only one that differs.
@@ -108,7 +108,7 @@ def test_accumulation_is_the_whole_batch() -> None:
     for name in ("visual.proj", "text_projection"):
         torch.testing.assert_close(parts[name], whole[name], atol=1e-6, rtol=1e-6)
     # open_clip's own: the scale meets every part's backward with the whole loss.
-    moved = (parts["logit_scale"] - start["logit_scale"], whole["logit_scale"] - start["logit_scale"])
+    moved = [model["logit_scale"] - start["logit_scale"] for model in (parts, whole)]
     torch.testing.assert_close(moved[0], 4 * moved[1], atol=1e-6, rtol=1e-3)
 
 
@@ -120,7 +120,7 @@ def test_the_references_are_what_the_projections_get() -> None:
     texts[:3, 5], texts[:3, 6:], texts[3:, 7] = 63, 0, 63  # the end, as argmax finds it
     out = model(images, texts)
     for side, projection in (("image", model.visual.proj), ("text", model.text_projection)):
-        features = F.normalize(out[f"{side}_reference"] @ projection, dim=-1)
+        features = normalize(out[f"{side}_reference"] @ projection, dim=-1)
         torch.testing.assert_close(features, out[f"{side}_features"])
         assert not out[f"{side}_reference"].requires_grad
 

@@ -10,9 +10,9 @@ import torch
 pytest.importorskip("sentence_transformers", reason="pip install '.[integrations]'")
 pytest.importorskip("datasets", reason="the trainer needs it: pip install '.[integrations]'")
 
-from sentence_transformers_loss import WithStructure, make_model, make_pairs, train  # noqa: E402
+from sentence_transformers_loss import WithStructure, make_model, make_pairs, train
 
-from structure_reg import structure_loss  # noqa: E402
+from structure_reg import structure_loss
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import torch
 
 pytest.importorskip("torchmetrics", reason="pip install '.[integrations]'")
 
-from torchmetrics_ddp import MeanRecall, PairCKA, evaluate  # noqa: E402
+from torchmetrics_ddp import MeanRecall, PairCKA, evaluate
 
-from structure_reg import cka, retrieval  # noqa: E402
+from structure_reg import cka, retrieval
 
 
 @pytest.mark.parametrize("batch", [7, 20, 64])
