@@ -76,6 +76,24 @@ def test_the_encoders_stay_what_they_are() -> None:
     assert {name for name in before if not torch.equal(before[name], after[name])} == TRAINED
 
 
+def test_freeze_holds_what_requires_grad_alone_does_not() -> None:
+    """The text encoder's rows, twice, in a model that trains: dropout moves them by 30 %."""
+    batch = default_collate(make_pairs())
+    mask = batch["attention_mask"][..., None]
+    frozen = make_model()
+    thawed = type(frozen)(frozen.config).requires_grad_(False)
+    moved = []
+    for model in (frozen, thawed):
+        model.train()
+        x, y = (
+            (model(**batch).text_model_output.last_hidden_state * mask).sum(1) / mask.sum(1)
+            for _ in range(2)
+        )
+        moved.append(float((x - y).norm() / x.norm()))
+    assert moved[0] == 0
+    assert 0.25 < moved[1] < 0.35
+
+
 def test_evaluation_uses_the_same_loss() -> None:
     model = make_model()
     batch = default_collate(make_pairs()[:8])
