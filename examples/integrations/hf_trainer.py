@@ -32,8 +32,8 @@ PAIRS, LENGTH = 128, 8
 class StructureTrainer(Trainer):
     """CLIP and STRUCTURE on the batch of all processes."""
 
-    # A mean over the batch: the Trainer divides it by the accumulation steps. Left to itself it
-    # does not once a batch has a column of labels, and the gradient is that many times too large.
+    # It is a mean over the batch, which the Trainer divides by the accumulation steps.
+    # Left to itself it does not once a batch has labels: a gradient that many times.
     loss_is_scaled_for_ga = False
     weight, temperature = 5.0, 0.2
 
@@ -42,12 +42,12 @@ class StructureTrainer(Trainer):
         model: nn.Module,
         inputs: dict[str, Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,  # noqa: ARG002 - counts labels; the Trainer asks
+        num_items_in_batch: Tensor | None = None,  # counts labels; there are none
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of the pairs in `inputs`."""
-        group = dist.group.WORLD  # None on one process; the model's own loss is per process
+        group = dist.group.WORLD  # None on one process
         out = model(**inputs)
-        # Hidden states, since the pooler of some models is a layer without pretrained weights.
+        # Hidden states: some poolers are layers without pretrained weights.
         image = out.vision_model_output.last_hidden_state[:, 0]
         mask = inputs["attention_mask"][..., None]
         tokens = out.text_model_output.last_hidden_state

@@ -36,7 +36,7 @@ class Align(lightning.LightningModule):
         """Return the loss of the batch that spans the processes."""
         x, y, ids = batch
         z_x, z_y = self.head_x(x), self.head_y(y)
-        # Asked for here: in __init__ there is no group yet, and None is this process alone.
+        # Asked for here: in __init__ there is no group yet, and None is one process.
         group = dist.group.WORLD
         contrastive = clip_loss(z_x, z_y, self.log_scale.exp(), ids=ids, group=group)
         options = {"temperature": self.temperature, "group": group}

@@ -72,12 +72,15 @@ def make_model() -> nn.Module:
 
 
 def carry_references(model: nn.Module) -> None:
-    """Add the towers' last rows to the model's output: before DDP or compile wrap the model."""
-    image = ReferenceTap(model, "visual.ln_post", pool="cls")
-    # The text tower's row is that of the end token, the last before the padding zeros.
-    text = ReferenceTap(model, "ln_final", pool="last", mask=lambda _image, text: text != 0)
+    """Add the towers' last rows to the output, before DDP or compile wrap the model."""
 
-    def add(_model: nn.Module, _args: tuple, output: dict[str, Tensor]) -> dict[str, Tensor]:
+    def shown(_images: Tensor, texts: Tensor) -> Tensor:
+        return texts != 0  # padding; the last token before it is the end, whose row counts
+
+    image = ReferenceTap(model, "visual.ln_post", pool="cls")
+    text = ReferenceTap(model, "ln_final", pool="last", mask=shown)
+
+    def add(_model: nn.Module, _inputs: tuple, output: dict) -> dict[str, Tensor]:
         return {**output, "image_reference": image.rows, "text_reference": text.rows}
 
     model.register_forward_hook(add)
