@@ -32,8 +32,8 @@ PAIRS, LENGTH = 128, 8
 class StructureTrainer(Trainer):
     """CLIP and STRUCTURE on the batch of all processes."""
 
-    # It is a mean over the batch, which the Trainer divides by the accumulation steps.
-    # Left to itself it does not once a batch has labels: a gradient that many times.
+    # The loss is a mean over the batch, to be divided by the accumulation steps. Once a
+    # batch has labels, a Trainer that is not told leaves that out, and gradients add up.
     loss_is_scaled_for_ga = False
     weight, temperature = 5.0, 0.2
 
