@@ -97,6 +97,20 @@ def test_a_pass_overwrites_and_a_pass_without_the_layer_clears(model: Tokens) ->
         _ = tap.rows
 
 
+def test_a_layer_that_runs_twice_leaves_its_last() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(self.inner(x))
+
+    model = Twice()
+    with ReferenceTap(model, "inner", pool="mean") as tap:
+        assert torch.equal(model(torch.randn(3, 4)), tap.rows)
+
+
 def test_only_calls_of_the_model_count(model: Tokens) -> None:
     tap = ReferenceTap(model, "embed", pool="mean")
     model(IDS)
