@@ -28,6 +28,7 @@ from structure_reg.layers.extraction import extract_features
 from structure_reg.layers.freezing import freeze
 from structure_reg.layers.grid import layer_similarity
 from structure_reg.layers.merge import merge_stores
+from structure_reg.layers.reference import ReferenceTap
 from structure_reg.layers.report import LayerSelection
 from structure_reg.layers.selection import select_layers
 from structure_reg.layers.store import FeatureStore
@@ -68,6 +69,7 @@ __all__ = [
     "LinearHead",
     "MinibatchCKA",
     "MlpHead",
+    "ReferenceTap",
     "ResidualHead",
     "Retrieval",
     "RetrievalDirection",

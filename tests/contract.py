@@ -377,6 +377,7 @@ TESTED_IN = {
     "LinearHead": "heads/test_trained.py",
     "MinibatchCKA": "similarity/test_streaming.py",
     "MlpHead": "heads/test_trained.py",
+    "ReferenceTap": "layers/test_reference.py",
     "ResidualHead": "heads/test_trained.py",
     "Retrieval": "evaluation/test_retrieval.py",
     "RetrievalDirection": "evaluation/test_retrieval.py",
