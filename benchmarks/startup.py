@@ -2,9 +2,9 @@
 
     python benchmarks/startup.py
 
-pip compiles the files that it installs, so "installed" is what an import costs a user; "from source"
-is the first import of a checkout, or every import where PYTHONDONTWRITEBYTECODE is set. Both take
-turns, and medians are printed.
+pip compiles the files that it installs: "installed" is what an import costs its user. "From source"
+is the first import of a checkout, or every one where PYTHONDONTWRITEBYTECODE is set. Both take
+turns; what is printed are medians.
 """
 
 from __future__ import annotations
