@@ -172,7 +172,7 @@ def table(loss: str, n: int, rounds: int, compiled: bool) -> Iterator[str]:
     for name, form in candidates.items():
         memory = peak_in_fresh_process(loss, name, n)
         same_loss = name != "metric-learning"
-        comparable = n <= 4096 and same_loss  # float64 of more does not fit the machine
+        comparable = n <= 4096 and same_loss  # it holds n² numbers in float64
         measured = [f"{e:.1e}" for e in errors(loss, form, n)] if comparable else ["", ""]
         yield (
             f"| {name} | {least[name] / baseline:.2f} | {memory:.0f} | {measured[0]} "
