@@ -13,6 +13,7 @@ from structure_reg.evaluation.retrieval import Retrieval, RetrievalDirection, re
 from structure_reg.evaluation.zero_shot import ZeroShot, class_embeddings, zero_shot
 from structure_reg.heads.asif import AsifHead, fit_asif
 from structure_reg.heads.cca import fit_cca
+from structure_reg.heads.cca_selection import CcaSelection, select_cca
 from structure_reg.heads.csa import CsaHead, fit_csa
 from structure_reg.heads.file import load_heads, save_heads
 from structure_reg.heads.gated import GatedHead
@@ -54,6 +55,7 @@ __version__ = version("structure-reg")
 __all__ = [
     "CKA",
     "AsifHead",
+    "CcaSelection",
     "ClipLoss",
     "CsaHead",
     "FeatureStore",
@@ -105,6 +107,7 @@ __all__ = [
     "rsa",
     "rv",
     "save_heads",
+    "select_cca",
     "select_layers",
     "siglip_loss",
     "structure_diagnostics",

@@ -26,6 +26,17 @@ def check_dim(function: str, dim: Any, n: int, d_x: int, d_y: int) -> int:
     return int(dim)
 
 
+def check_two(function: str, name: str, value: Any) -> tuple[Any, ...]:
+    """A value for both sides, or a tuple of one for each."""
+    if not isinstance(value, tuple):
+        return (value,)
+    if len(value) != 2:
+        raise ValueError(
+            f"{function}: expected {name} to be a number or two of them, got {len(value)}"
+        )
+    return value
+
+
 def check_heads(function: str, heads: Sequence[Any], kinds: Mapping[str, type]) -> None:
     if not heads:
         raise ValueError(f"{function}: expected one head at the least, got none")
@@ -36,6 +47,14 @@ def check_heads(function: str, heads: Sequence[Any], kinds: Mapping[str, type]) 
                 f"got {type(head).__name__}; for a module of your own use "
                 "safetensors.torch.save_model"
             )
+
+
+def check_folds(function: str, distinct: int, least: int) -> None:
+    if distinct < least:
+        raise ValueError(
+            f"{function}: expected at least {least} different pairs to hold some out, "
+            f"got {distinct}"
+        )
 
 
 def no_finite_features(function: str, name: str) -> ValueError:
