@@ -1,0 +1,209 @@
+"""Which setting should a user get? Two data sets, two image encoders, 50 pairs to all of them.
+
+    python benchmarks/study.py run --data FOLDER --output results.jsonl   # about three hours
+    python benchmarks/study.py page --output results.jsonl                # docs/study.md, pictures
+
+FOLDER holds `openclipart.safetensors` and `.jsonl`, `emoji-noto.safetensors` and `.jsonl` as
+`examples/data` holds the first: a tensor per layer, a line per pair with its text and split. A run
+is a line of the output, and what is there already is not run again. Seeds choose the pairs as well
+as the weights. The test split is read here alone: settings were chosen on folds of the other two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from study_page import write_page
+from torch import Tensor
+from tqdm import tqdm
+
+from structure_reg import Aligner, StructureLoss, released_aligner, retrieval, select_layers
+from structure_reg.alignment.scaling import scaled, scaling
+from structure_reg.alignment.start import starting_objective
+from structure_reg.alignment.training import Pairs, train
+
+SETS = ("openclipart", "emoji-noto")
+ENCODERS = ("image_dino", "image_effnet")
+SIZES = (50, 100, 200, 400, None)
+CLOSED = ("ridge", "cca", "csa", "procrustes", "asif")
+
+
+def trained_methods(n: int, seed: int) -> dict[str, Callable[[], Aligner]]:
+    """By name; those after the first four on the selected layers alone."""
+    return {
+        "linear": lambda: Aligner(structure_weight=0, seed=seed),
+        "linear + STRUCTURE": lambda: Aligner(seed=seed),
+        "linear, random start": lambda: from_random(0, seed),
+        "linear, random start + STRUCTURE": lambda: from_random(10, seed),
+        "residual": lambda: Aligner(head="residual", structure_weight=0, seed=seed),
+        "residual + STRUCTURE": lambda: Aligner(head="residual", seed=seed),
+        "MLP": lambda: Aligner(head="mlp", structure_weight=0, seed=seed),
+        "MLP + STRUCTURE": lambda: Aligner(head="mlp", seed=seed),
+        "released": lambda: released_aligner(n, structure_weight=0, seed=seed),
+        "released + STRUCTURE": lambda: released_aligner(n, seed=seed),
+    }
+
+
+def from_random(weight: float, seed: int) -> Aligner:
+    """The quickstart's training, whose setting was found on folds of openclipart."""
+    return Aligner(
+        start="random",
+        structure=StructureLoss(temperature=0.2),
+        structure_weight=weight,
+        standardise=False,
+        dim=256,
+        lr=2e-3,
+        seed=seed,
+    )
+
+
+ON_LAST = (
+    "linear",
+    "linear + STRUCTURE",
+    "linear, random start",
+    "linear, random start + STRUCTURE",
+    "released",
+    "released + STRUCTURE",
+)
+
+
+class Pictures:
+    """A data set: features by layer, and rows by split."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.features = load_file(folder / f"{name}.safetensors")
+        lines = (folder / f"{name}.jsonl").read_text().splitlines()
+        pairs = [json.loads(line) for line in lines]
+        _, ids = np.unique([pair["text"] for pair in pairs], return_inverse=True)
+        self.ids = torch.from_numpy(ids)
+        split = np.array([pair["split"] for pair in pairs])
+        self.train, self.val, self.test = (
+            torch.from_numpy(np.flatnonzero(split == part)) for part in ("train", "val", "test")
+        )
+
+    def layers(self, prefix: str, rows: Tensor) -> dict[str, Tensor]:
+        kept = sorted(key for key in self.features if key.startswith(prefix))
+        return {key: self.features[key][rows].float() for key in kept}
+
+
+def mean_recall(z_x: Tensor, z_y: Tensor, ids: Tensor) -> float:
+    """R@1, 5, 10 both ways; each text is once in the gallery, and may have several pictures."""
+    texts = torch.from_numpy(np.unique(ids.numpy(), return_index=True)[1])
+    return float(retrieval(z_x, z_y[texts], ids=ids, y_ids=ids[texts]).mean_recall)
+
+
+def closed(head: str, pairs: Pairs, test: Pairs) -> dict[str, Any]:
+    aligner = Aligner(head=head).fit(pairs.x, pairs.y)
+    z_x, z_y = aligner.transform_x(test.x), aligner.transform_y(test.y)
+    return {"end": mean_recall(z_x, z_y, test.ids)}
+
+
+def trained(aligner: Aligner, pairs: Pairs, val: Pairs, test: Pairs) -> dict[str, Any]:
+    """Recall on test at the start, at the end, and where validation was best, of one training."""
+    by_x, by_y = (scaling(z, aligner.standardise) for z in (pairs.x, pairs.y))
+    pairs, val, test = (
+        Pairs(scaled("study", "x", p.x, by_x), scaled("study", "y", p.y, by_y), p.ids, None)
+        for p in (pairs, val, test)
+    )
+    patience, aligner.patience = aligner.patience, 2.0  # to the end
+    torch.manual_seed(aligner.seed)
+    objective = starting_objective(aligner, pairs)
+    on_test, on_val = [], []
+
+    @torch.no_grad()
+    def validate(weight: float) -> float:
+        heads = objective.head_x, objective.head_y
+        on_test.append(mean_recall(*(f(z) for f, z in zip(heads, test[:2], strict=True)), test.ids))
+        if aligner.monitor == "objective":
+            seen = -float(objective(val.x, val.y, val.ids, weight).total)
+        else:
+            z_x, z_y = (f(z) for f, z in zip(heads, val[:2], strict=True))
+            seen = float(retrieval(z_x, z_y, ids=val.ids).mean_recall)
+        on_val.append(seen)
+        return seen
+
+    train(objective, pairs, aligner, validate)
+    best = 0
+    for step, value in enumerate(on_val):
+        if value > on_val[best]:
+            best = step
+        if (step - best) / (len(on_val) - 1) > patience:
+            break
+    return {"start": on_test[0], "end": on_test[-1], "early": on_test[best], "curve": on_test}
+
+
+def runs(data: dict[str, Pictures], seeds: range) -> Iterator[tuple[dict[str, Any], Any]]:
+    """What there is to run, seed after seed, so that a part of it is a smaller study."""
+    for seed in seeds:
+        for name, pictures in data.items():
+            for encoder in ENCODERS:
+                for n in SIZES:
+                    key = {"set": name, "encoder": encoder, "n": n or "all", "seed": seed}
+                    yield key, pictures
+
+
+def cell(key: dict[str, Any], s: Pictures, methods: set[str], done: set[str]) -> Iterator[Any]:
+    """All methods for one set, encoder, number of pairs and seed."""
+    g = torch.Generator().manual_seed(key["seed"])
+    rows = s.train[torch.randperm(len(s.train), generator=g)]
+    rows = rows if key["n"] == "all" else rows[: key["n"]]
+    xs, ys = s.layers(key["encoder"], rows), s.layers("text", rows)
+    first = torch.from_numpy(np.unique(s.ids[rows].numpy(), return_index=True)[1]).sort().values
+    found = select_layers(
+        {k: x[first] for k, x in xs.items()}, {k: y[first] for k, y in ys.items()}, permutations=20
+    )
+    choices = {"last": (list(xs)[-1], list(ys)[-1]), "selected": (found.x_name, found.y_name)}
+    for choice, (layer_x, layer_y) in choices.items():
+        pairs, val, test = (
+            Pairs(s.features[layer_x][r].float(), s.features[layer_y][r].float(), s.ids[r], None)
+            for r in (rows, s.val, s.test)
+        )
+        for method in CLOSED:
+            line = {**key, "layers": choice, "x": layer_x, "y": layer_y, "method": method}
+            if method in methods and identity(line) not in done:
+                yield {**line, **closed(method, pairs, test)}
+        for method, make in trained_methods(len(rows), key["seed"]).items():
+            line = {**key, "layers": choice, "x": layer_x, "y": layer_y, "method": method}
+            wanted = choice == "selected" or method in ON_LAST
+            if method in methods and wanted and identity(line) not in done:
+                start = time.process_time()
+                result = trained(make(), pairs, val, test)
+                yield {**line, **result, "seconds": time.process_time() - start}
+
+
+def identity(line: dict[str, Any]) -> str:
+    return json.dumps([line[k] for k in ("set", "encoder", "n", "seed", "layers", "method")])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("command", choices=["run", "page"])
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--output", type=Path, default=Path("outputs/study.jsonl"))
+    parser.add_argument("--seeds", type=int, nargs=2, default=(0, 5), help="from, to")
+    parser.add_argument("--methods", nargs="*", default=[*CLOSED, *trained_methods(2, 0)])
+    args = parser.parse_args()
+    if args.command == "page":
+        write_page([json.loads(line) for line in args.output.read_text().splitlines()])
+        return
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    written = args.output.read_text().splitlines() if args.output.exists() else []
+    done = {identity(json.loads(line)) for line in written}
+    data = {name: Pictures(args.data, name) for name in SETS}
+    todo = list(runs(data, range(*args.seeds)))
+    for key, pictures in tqdm(todo, desc="cells", unit="cell", mininterval=10):
+        for line in cell(key, pictures, set(args.methods), done):
+            with args.output.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""The study's page and pictures, from the lines of its runs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+DOCS = Path(__file__).parents[1] / "docs"
+DEFAULT = "linear + STRUCTURE"
+Line = dict[str, Any]
+Key = tuple[str, str, str | int]  # set, encoder, n
+NAMES = {"image_dino": "ViT-S/14", "image_effnet": "EfficientNet-Lite0"}
+CLOSED = ("ridge", "cca", "csa", "procrustes", "asif")
+
+
+class Results:
+    """Mean recall by layers, method, moment, cell and seed."""
+
+    def __init__(self, lines: Iterable[Line]) -> None:
+        self.of: dict[tuple[str, str, str], dict[Key, dict[int, float]]] = defaultdict(
+            lambda: defaultdict(dict)
+        )
+        self.lines = list(lines)
+        for line in self.lines:
+            for moment in ("start", "end", "early"):
+                if moment in line:
+                    key = line["set"], line["encoder"], line["n"]
+                    cell = self.of[line["layers"], line["method"], moment][key]
+                    cell[line["seed"]] = line[moment]
+        self.keys = list(self.of["selected", DEFAULT, "end"])
+        self.seeds = sorted(next(iter(self.of["selected", DEFAULT, "end"].values())))
+
+    def mean(self, what: tuple[str, str, str], keep: Callable[[Key], bool]) -> tuple[float, float]:
+        """Over cells and seeds, in percent, with the standard error over seeds."""
+        cells = [self.of[what][key] for key in self.keys if keep(key)]
+        per_seed = [100 * np.mean([cell[s] for cell in cells]) for s in self.seeds]
+        return float(np.mean(per_seed)), error(per_seed)
+
+    def gain(
+        self, a: tuple[str, str, str], b: tuple[str, str, str], keep: Callable[[Key], bool]
+    ) -> tuple[float, float]:
+        """Mean over cells of the relative gain of a over b, in percent; error over seeds."""
+        per_seed = []
+        for s in self.seeds:
+            cells = [key for key in self.keys if keep(key)]
+            ratio = [self.of[a][key][s] / self.of[b][key][s] - 1 for key in cells]
+            per_seed.append(100 * np.mean(ratio))
+        return float(np.mean(per_seed)), error(per_seed)
+
+
+def error(values: list[Any]) -> float:
+    return float(np.std(values, ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
+
+
+def cell_filter(data: str | None = None, encoder: str | None = None, n: Any = None) -> Any:
+    wanted = data, encoder, n
+    return lambda key: all(w is None or w == k for w, k in zip(wanted, key, strict=True))
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|---" + "|--:" * (len(head) - 1) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def cells_table(r: Results) -> str:
+    """Every method, mean over the numbers of pairs, for each set and encoder."""
+    columns = [(d, e) for d in dict.fromkeys(k[0] for k in r.keys) for e in NAMES]
+    rows = []
+    for layers, method, moment in sorted(r.of, key=order):
+        if moment == "start" and method != "linear":
+            continue
+        what = layers, method, moment
+        if any(len(r.of[what].get(key, {})) < len(r.seeds) for key in r.keys):
+            continue
+        name = {"end": method, "early": f"{method}, early stopping", "start": "start of linear"}
+        values = [r.mean(what, cell_filter(d, e)) for d, e in columns]
+        everything = r.mean(what, cell_filter())
+        cells = [f"{mean:.1f}" for mean, _ in values]
+        rows.append([layers, name[moment], *cells, f"{everything[0]:.1f} ± {everything[1]:.1f}"])
+    head = ["layers", "heads", *(f"{d}, {NAMES[e]}" for d, e in columns), "all"]
+    return table(head, rows)
+
+
+def order(what: tuple[str, str, str]) -> tuple[Any, ...]:
+    layers, method, moment = what
+    return layers, method not in CLOSED, method, moment
+
+
+def gains_table(r: Results) -> str:
+    """What the selected layers and STRUCTURE are worth, for each set and encoder."""
+    chosen = "selected", DEFAULT
+    rows = []
+    for label, a, b in (
+        ("over the last layers, plain", (*chosen, "end"), ("last", "linear, random start", "end")),
+        ("over the same training without it", (*chosen, "end"), ("selected", "linear", "end")),
+        (
+            "the same, both stopped early",
+            (*chosen, "early"),
+            ("selected", "linear", "early"),
+        ),
+        (
+            "from a random start, over the same without it",
+            ("selected", "linear, random start + STRUCTURE", "end"),
+            ("selected", "linear, random start", "end"),
+        ),
+        (
+            "as released, over the same without it",
+            ("selected", "released + STRUCTURE", "end"),
+            ("selected", "released", "end"),
+        ),
+        (
+            "residual head, over the same without it",
+            ("selected", "residual + STRUCTURE", "end"),
+            ("selected", "residual", "end"),
+        ),
+        (
+            "MLP head, over the same without it",
+            ("selected", "MLP + STRUCTURE", "end"),
+            ("selected", "MLP", "end"),
+        ),
+    ):
+        if not (r.of[a] and r.of[b]):
+            continue
+        cells = []
+        for d in dict.fromkeys(k[0] for k in r.keys):
+            for e in NAMES:
+                mean, se = r.gain(a, b, cell_filter(d, e))
+                cells.append(f"{mean:+.0f} ± {se:.0f}")
+        rows.append([label, *cells])
+    columns = [f"{d}, {NAMES[e]}" for d in dict.fromkeys(k[0] for k in r.keys) for e in NAMES]
+    return table(["gain, %", *columns], rows)
+
+
+def advantage_table(r: Results) -> str:
+    """The default against each closed form on the same layers."""
+    default = "selected", DEFAULT, "end"
+    sizes = list(dict.fromkeys(k[2] for k in r.keys))
+    rows = []
+    for method in CLOSED:
+        other = "selected", method, "end"
+        cells = [f"{r.gain(default, other, cell_filter(n=n))[0]:+.0f}" for n in sizes]
+        per_seed = [
+            100 * np.mean([r.of[default][k][s] - r.of[other][k][s] for k in r.keys])
+            for s in r.seeds
+        ]
+        all_of_it = r.gain(default, other, cell_filter())
+        better = sum(
+            np.mean(list(r.of[default][k].values())) > np.mean(list(r.of[other][k].values()))
+            for k in r.keys
+        )
+        rows.append(
+            [
+                method,
+                *cells,
+                f"{all_of_it[0]:+.1f} ± {all_of_it[1]:.1f}",
+                f"{np.mean(per_seed):+.2f} ± {error(per_seed):.2f}",
+                f"{better} of {len(r.keys)}",
+            ]
+        )
+    head = ["over", *(f"n = {n}, %" for n in sizes), "mean, %", "points", "cells won"]
+    return table(head, rows)
+
+
+def draw_sizes(r: Results, path: Path) -> None:
+    sets = list(dict.fromkeys(k[0] for k in r.keys))
+    sizes = list(dict.fromkeys(k[2] for k in r.keys))
+    figure, axes = plt.subplots(1, 4, figsize=(14, 3.6), layout="constrained")
+    shown = (
+        (("selected", DEFAULT, "end"), "selected + STRUCTURE", "tab:orange", "-"),
+        (("selected", "linear", "end"), "selected, without", "tab:blue", "-"),
+        (("last", "linear, random start", "end"), "last, plain", "tab:gray", "-"),
+        (("selected", "ridge", "end"), "ridge", "tab:green", ":"),
+        (("selected", "csa", "end"), "CSA", "tab:purple", ":"),
+    )
+    for ax, (d, e) in zip(axes, [(d, e) for d in sets for e in NAMES], strict=True):
+        for what, label, color, style in shown:
+            points = [r.mean(what, cell_filter(d, e, n)) for n in sizes]
+            ax.errorbar(
+                range(len(sizes)),
+                [p[0] for p in points],
+                [p[1] for p in points],
+                label=label,
+                color=color,
+                linestyle=style,
+                capsize=2,
+            )
+        ax.set_xticks(range(len(sizes)), sizes)
+        ax.set(title=f"{d}, {NAMES[e]}", xlabel="pairs")
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("mean recall on test, %")
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def draw_curves(r: Results, path: Path) -> None:
+    sets = list(dict.fromkeys(k[0] for k in r.keys))
+    figure, axes = plt.subplots(1, 4, figsize=(14, 3.2), layout="constrained", sharey=True)
+    for ax, (d, e) in zip(axes, [(d, e) for d in sets for e in NAMES], strict=True):
+        for method, color in ((DEFAULT, "tab:orange"), ("linear", "tab:blue")):
+            curves = [
+                np.array(line["curve"]) / line["curve"][0]
+                for line in r.lines
+                if (line["set"], line["encoder"], line["layers"], line["method"])
+                == (d, e, "selected", method)
+            ]
+            label = "with STRUCTURE" if method == DEFAULT else "without"
+            ax.plot(np.linspace(0, 1, len(curves[0])), np.mean(curves, 0), color=color, label=label)
+        ax.axhline(1, color="tab:gray", linewidth=0.8)
+        ax.set(title=f"{d}, {NAMES[e]}", xlabel="share of training")
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("mean recall on test / at the start")
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def write_page(lines: list[Line]) -> None:
+    r = Results(lines)
+    draw_sizes(r, DOCS / "study_sizes.png")
+    draw_curves(r, DOCS / "study_curves.png")
+    page = (Path(__file__).parent / "study.md").read_text()
+    for name, text in (
+        ("SEEDS", str(len(r.seeds))),
+        ("GAINS", gains_table(r)),
+        ("ADVANTAGE", advantage_table(r)),
+        ("CELLS", cells_table(r)),
+    ):
+        page = page.replace(f"@{name}@", text)
+    (DOCS / "study.md").write_text(page)
