@@ -89,7 +89,9 @@ def test_seeded_and_without_the_global_generator() -> None:
     first = sr.select_cca(x, y)
     torch.manual_seed(2)
     state = torch.get_rng_state()
-    assert sr.select_cca(x, y) == first
+    again = sr.select_cca(x, y)
+    assert isinstance(again, sr.CcaSelection)
+    assert again == first
     assert torch.equal(torch.get_rng_state(), state)
 
 
