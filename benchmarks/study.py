@@ -37,10 +37,13 @@ CLOSED = ("ridge", "cca", "csa", "procrustes", "asif")
 
 
 def trained_methods(n: int, seed: int) -> dict[str, Callable[[], Aligner]]:
-    """By name; those after the first four on the selected layers alone."""
+    """By name; see `ON_LAST` for those that run on the last layers too."""
     return {
         "linear": lambda: Aligner(structure_weight=0, seed=seed),
         "linear + STRUCTURE": lambda: Aligner(seed=seed),
+        "linear + STRUCTURE of all": lambda: Aligner(
+            keep="frozen", structure_weight=200, seed=seed
+        ),
         "linear, random start": lambda: from_random(0, seed),
         "linear, random start + STRUCTURE": lambda: from_random(10, seed),
         "residual": lambda: Aligner(head="residual", structure_weight=0, seed=seed),
@@ -58,6 +61,7 @@ def from_random(weight: float, seed: int) -> Aligner:
         start="random",
         structure=StructureLoss(temperature=0.2),
         structure_weight=weight,
+        keep="frozen",
         standardise=False,
         dim=256,
         lr=2e-3,

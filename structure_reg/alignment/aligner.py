@@ -38,12 +38,14 @@ FEWEST = 8  # pairs, as select_layers and select_cca need them
 class Aligner:
     r"""Heads that bring the features of two frozen encoders into one space.
 
-    .. math:: \min \; L(z_x, z_y; s) + \lambda \, \tfrac12 \bigl( R(x, z_x) + R(y, z_y) \bigr),
+    .. math:: \min \; L(z_x, z_y; s)
+              + \lambda \, \tfrac12 \bigl( R(g_x(x), z_x) + R(g_y(y), z_y) \bigr),
               \qquad z_x = f_x(x), \; z_y = f_y(y)
 
     with a contrastive loss L of the pairs and STRUCTURE R of either side. By default the pair of
-    layers is selected, the heads start from a canonical correlation analysis whose ridges are
-    chosen on held-out pairs, and STRUCTURE keeps the training from spoiling them.
+    layers is selected; a canonical correlation analysis g, whose ridges are chosen on held-out
+    pairs, finds the directions that the two sides share; the heads f start from it, and STRUCTURE
+    keeps the neighbourhoods of the frozen features in these directions.
 
     Parameters
     ----------
@@ -60,6 +62,10 @@ class Aligner:
     structure_weight : float
         :math:`\lambda \ge 0`, on the mean of both sides as in the authors' release; the paper's
         formula has the sum, and half the weight. 0 is plain contrastive training.
+    keep : {"shared", "frozen"}
+        Whose neighbourhoods STRUCTURE keeps: of the frozen features in the directions that both
+        sides share, or of all of them as in the paper, where g is the identity. The study in the
+        documentation compares the two.
     structure : nn.Module, optional
         Called as ``structure(frozen, aligned)``, and with ``anchors=`` if there are unpaired rows.
         None: :class:`StructureLoss` at the temperature of either side that gives a perplexity of
@@ -154,7 +160,8 @@ class Aligner:
         head: Any = "linear",
         layers: Any = "select",
         dim: int = 512,
-        structure_weight: float = 200.0,
+        structure_weight: float = 50.0,
+        keep: str = "shared",
         structure: nn.Module | None = None,
         contrastive: nn.Module | None = None,
         start: str = "cca",
@@ -178,6 +185,7 @@ class Aligner:
         check_layer_choice(layers)
         check_count(name, "dim", dim)
         check_number(name, "structure_weight", structure_weight, least=0.0)
+        check_choice(name, "keep", keep, ("shared", "frozen"))
         check_module("structure", structure)
         check_module("contrastive", contrastive)
         check_choice(name, "start", start, ("cca", "random"))
@@ -193,7 +201,7 @@ class Aligner:
             check_number(name, "fusemix", fusemix, above=0.0)
         check_choice(name, "monitor", monitor, ("recall", "objective"))
         self.head, self.layers, self.dim = head, layers, dim
-        self.structure_weight, self.structure = structure_weight, structure
+        self.structure_weight, self.keep, self.structure = structure_weight, keep, structure
         self.contrastive, self.start, self.standardise = contrastive, start, standardise
         self.epochs, self.batch_size, self.lr = epochs, batch_size, lr
         self.lr_schedule, self.weight_decay, self.warmup = lr_schedule, weight_decay, warmup

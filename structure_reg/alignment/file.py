@@ -19,6 +19,7 @@ SCALING = ("mean_x", "factor_x", "mean_y", "factor_y")
 OPTIONS = (
     "dim",
     "structure_weight",
+    "keep",
     "start",
     "standardise",
     "epochs",

@@ -24,7 +24,9 @@ class Terms(NamedTuple):
 class Objective(nn.Module):
     r"""The two heads and the scale of the cosines, with what they are trained on.
 
-    .. math:: L(z_x, z_y; s) + \lambda_t \tfrac12 \bigl( R(x, z_x) + R(y, z_y) \bigr)
+    .. math:: L(z_x, z_y; s) + \lambda_t \tfrac12 \bigl( R(g_x(x), z_x) + R(g_y(y), z_y) \bigr)
+
+    with fixed maps g: the identity, or the directions that the two sides share.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class Objective(nn.Module):
         head_y: nn.Module,
         contrastive: nn.Module,
         structures: tuple[nn.Module, nn.Module] | None,
+        references: tuple[nn.Module, nn.Module],
         logit_scale: float,
         *,
         learn_scale: bool,
@@ -41,6 +44,7 @@ class Objective(nn.Module):
         self.head_x, self.head_y = head_x, head_y
         self.contrastive = contrastive
         self.structures = None if structures is None else nn.ModuleList(structures)
+        self.references = nn.ModuleList(references).requires_grad_(False)
         self.log_scale = nn.Parameter(torch.tensor(logit_scale).log(), requires_grad=learn_scale)
         if isinstance(contrastive, SigLipLoss):
             self.bias = nn.Parameter(torch.tensor(-10.0))
@@ -63,13 +67,14 @@ class Objective(nn.Module):
             contrastive = self.contrastive(z_x, z_y, scale, ids=ids)
         if self.structures is None:
             return Terms(contrastive, contrastive, torch.zeros_like(contrastive))
-        references = frozen or (x, y)
+        g_x, g_y = self.references
+        kept = frozen or (g_x(x), g_y(y))
         structure = torch.zeros_like(contrastive)
         for side, (R, z) in enumerate(zip(self.structures, (z_x, z_y), strict=True)):
-            head = (self.head_x, self.head_y)[side]
             if unpaired is None:
-                structure = structure + R(references[side], z) / 2
+                structure = structure + R(kept[side], z) / 2
             else:
-                anchors = (unpaired[side], head(unpaired[side]))
-                structure = structure + R(references[side], z, anchors=anchors) / 2
+                u, head = unpaired[side], (self.head_x, self.head_y)[side]
+                anchors = self.references[side](u), head(u)
+                structure = structure + R(kept[side], z, anchors=anchors) / 2
         return Terms(contrastive + weight * structure, contrastive, structure)

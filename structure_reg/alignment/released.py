@@ -41,6 +41,7 @@ def released_aligner(
     - *Divergence*: :func:`reverse_js_divergence`, which is not bounded, in place of the paper's.
     - *Weight*: on the mean of both sides; the paper's formula has the sum.
     - *Temperature*: STRUCTURE's is that of the contrastive loss, fixed at 0.05.
+    - *Neighbourhoods*: of the frozen features as they are, as in the paper.
     - *Warm-up*: over 1000 optimiser steps, whatever the length of training. With 4096 pairs or
       fewer a step is an epoch, and the whole weight comes when training ends.
     - *Learning rate*: from a range test at the whole weight; a cosine that is not held at its
@@ -109,6 +110,7 @@ def released_aligner(
         layers=layers,
         dim=512,
         structure_weight=structure_weight,
+        keep="frozen",
         structure=StructureLoss(temperature=temperature, levels=levels, divergence="reverse_js"),
         start="random",
         standardise=False,

@@ -95,34 +95,42 @@ def shared_width(dim: int, x: Tensor, y: Tensor) -> int:
 def starting_objective(o: Aligner, pairs: Pairs) -> Objective:
     """The heads at their start, with the losses and the scale they are trained by."""
     x, y = pairs.x, pairs.y
+    structured = o.structure_weight > 0
     closed = o.start == "cca" and isinstance(o.head, str) and o.head != "sail"
-    dim = shared_width(o.dim, x, y) if closed else o.dim
+    references: Heads = nn.Identity(), nn.Identity()
     scale = 1 / 0.07
+    if closed or (structured and o.keep == "shared"):
+        found = select_cca(x, y, ids=pairs.ids, standardise=False)
+        dim = shared_width(o.dim, x, y)
+        maps = fit_cca(x, y, dim=dim, ridge=found.ridge, power=found.power, standardise=False)
+    if structured and o.keep == "shared":
+        references = maps
+    dim = shared_width(o.dim, x, y) if closed else o.dim
     head_x, head_y = made(o.head, x.shape[1], y.shape[1], dim, mlp=closed)
     if closed:
-        found = select_cca(x, y, ids=pairs.ids, standardise=False)
         scale = found.logit_scale
-        maps = fit_cca(x, y, dim=dim, ridge=found.ridge, power=found.power, standardise=False)
         for head, W in zip((head_x, head_y), maps, strict=True):
             start_linear(head.to(x.device), W)
     structures = None
-    if o.structure_weight > 0:
-        structures = side_structure(o, x), side_structure(o, y)
+    if structured:
+        g_x, g_y = references
+        structures = side_structure(o, g_x(x)), side_structure(o, g_y(y))
     objective = Objective(
         head_x,
         head_y,
         o.contrastive or ClipLoss(),
         structures,
+        references,
         scale if o.logit_scale is None else o.logit_scale,
         learn_scale=o.logit_scale is None,
     )
     return objective.to(x.device)
 
 
-def side_structure(o: Aligner, x: Tensor) -> nn.Module:
+def side_structure(o: Aligner, kept: Tensor) -> nn.Module:
     """The module that was given, or STRUCTURE at the temperature of a perplexity."""
     if o.structure is not None:
         return o.structure
-    rows = x[: o.batch_size]
+    rows = kept.detach()[: o.batch_size]
     perplexity = min(PERPLEXITY, len(rows) / 3)
     return StructureLoss(temperature=temperature_for_perplexity(rows, perplexity))

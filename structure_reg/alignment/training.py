@@ -22,7 +22,7 @@ from structure_reg.losses.structure import StructureLoss
 if TYPE_CHECKING:
     from structure_reg.alignment.aligner import Aligner
 
-VALIDATIONS = 50  # in a training
+VALIDATIONS = 25  # in a training
 PREPARED_ROWS = 8192  # at the most: 256 MB of neighbourhoods a side and level
 
 
@@ -76,12 +76,12 @@ def prepared(
     if objective.structures is None or len(x) > PREPARED_ROWS:
         return None
     P = []
-    for z, term in zip((x, y), objective.structures, strict=True):
+    for z, g, term in zip((x, y), objective.references, objective.structures, strict=True):
         if not isinstance(term, StructureLoss) or term.group is not None:
             return None
         P.append(
             FrozenStructure(
-                z, temperature=term.temperature, levels=term.levels, centering=term.centering
+                g(z), temperature=term.temperature, levels=term.levels, centering=term.centering
             )
         )
     return P[0], P[1]
