@@ -118,7 +118,8 @@ def numbered(model: nn.Module, *after: str) -> list[str | int]:
     """All hidden states, and the modules behind the last one that the model has."""
     config = getattr(model.config, "vision_config", None) or model.config
     config = getattr(config, "text_config", None) or config
-    states: list[str | int] = list(range(config.num_hidden_layers + 1))
+    blocks = getattr(config, "num_hidden_layers", None) or len(config.depths)
+    states: list[str | int] = list(range(blocks + 1))
     modules = dict(model.named_modules())
     return states + [name for name in after if name in modules]
 
@@ -197,11 +198,8 @@ def of_timm(name: str, source: str, fit: str, revision: str | None) -> Encoder:
     how = Preprocessing(
         fit, size, round(size / config["crop_pct"]), resample, config["mean"], config["std"]
     )
-    blocks = model.forward_intermediates(
-        torch.zeros(1, *config["input_size"]), intermediates_only=True
-    )
-    layers: list[str | int] = list(range(len(blocks)))
-    modules = dict(model.named_modules())
-    return of_pictures(
-        name, model, [*layers, *(["norm"] if "norm" in modules else [])], "cls", how, revision
-    )
+    example = torch.zeros(1, *config["input_size"])
+    blocks = model.eval().forward_intermediates(example, intermediates_only=True)
+    after = [name for name in ("norm",) if name in dict(model.named_modules())]
+    pool = "cls" if getattr(model, "cls_token", None) is not None else "mean"
+    return of_pictures(name, model, [*range(len(blocks)), *after], pool, how, revision)
