@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,10 +63,31 @@ def load(data: Mapping[str, Any], root: Path) -> Features:
     return Features(list(pairs), images, texts, *rows, torch.tensor(ids))
 
 
+def of_set(data: Mapping[str, Any], name: str | None) -> dict[str, Any]:
+    """The section `data` for another set with the same encoders; None: for its own.
+
+    Stores have the names that extract_features.py gives them: features/SET/ENCODER.
+    """
+    if name is None:
+        return dict(data)
+    images, texts = (Path(data[side]).name for side in ("images", "texts"))
+    return {
+        **data,
+        "pairs": f"{name}/pairs.csv",
+        "images": f"features/{name}/{images}",
+        "texts": f"features/{name}/{texts}",
+    }
+
+
 def opened(path: Path) -> FeatureStore:
     if not path.is_dir():
         raise SystemExit(f"{path}: expected a store, got none; extract_features.py makes it")
     return FeatureStore(path)
+
+
+def numbered_captions(pairs: Sequence[Pair]) -> list[int]:
+    """The same number for pairs of the same caption."""
+    return positives(pairs, by="caption")
 
 
 def distinct(features: Features, rows: Tensor) -> Tensor:

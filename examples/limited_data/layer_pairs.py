@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from features import Features, subsample
+from features import Features, distinct, subsample
 from similarities import METRICS
 from torch import Tensor
 
@@ -75,6 +75,11 @@ def drawn(
     ax.set_title(f"best {scores.max():.3g} (red), last {scores[-1, -1]:.3g}", loc="left")
 
 
+def explicit(wanted: Any) -> bool:
+    """Whether a pair of layers is given by names, so that nothing has to be measured."""
+    return isinstance(wanted, list) and len(wanted) == 2 and all(isinstance(l, str) for l in wanted)
+
+
 def chosen(grid: Measured, wanted: Any, *, seed: int) -> dict[str, LayerPair]:
     """Pairs of layers by name: "best", "last", {last: n}, "binned", or a pair as it is.
 
@@ -119,3 +124,17 @@ def of_side(layer: str | int, names: Sequence[str]) -> str:
     if layer not in names:
         raise SystemExit(f"selection.layers: expected one of {', '.join(names)}, got {layer!r}")
     return str(layer)
+
+
+def of_run(
+    features: Features, rows: Tensor, selection: Mapping[str, Any], seed: int
+) -> dict[str, LayerPair]:
+    """The pairs of layers that a run aligns; measured on its own training pairs, if at all."""
+    wanted = selection["layers"]
+    if explicit(wanted):
+        images, texts = tuple(features.images), tuple(features.texts)
+        pair = of_side(wanted[0], images), of_side(wanted[1], texts)
+        return {f"{pair[0]} with {pair[1]}": pair}
+    if wanted == "last":
+        return {"last": (list(features.images)[-1], list(features.texts)[-1])}
+    return chosen(measured(features, distinct(features, rows), selection), wanted, seed=seed)

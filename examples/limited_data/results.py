@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -56,3 +57,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def file_name(label: str) -> str:
+    """A label as a path: settings in it keep their dots and signs, spaces and quotes go."""
+    return re.sub(r"[^\w./=+-]+", "-", label).strip("-")

@@ -47,7 +47,8 @@ EVALUATION = {
     "ks": [1, 5, 10],
     "neighbours": [10, 50, 100],
     "samples": 5000,  # for trustworthiness and continuity
-    "zero_shot": [],  # pairs: images: prompts: of each set
+    "retrieval": [],  # sets beside the own one, prepared and extracted with the same encoders
+    "zero_shot": [],  # sets of classes, the same
 }
 STRUCTURES = {"paper": structure_reg.StructureLoss, **ablations.TERMS}
 CONTRASTIVES = {"clip": structure_reg.ClipLoss, "siglip": structure_reg.SigLipLoss}
