@@ -32,9 +32,13 @@ DATA = {
     "train": "all",  # or so many pictures of the train split, another choice for each seed
     "captions": "first",  # of each picture in training; or "all"
     "positives": "both",  # what pairs share that belong together: "image", "caption", "both"
-    "extra": None,  # pairs: images: texts: of another set, and train: how many of it
-    "unpaired": None,  # images: texts: stores of rows without partners, and rows: how many
+    "extra": None,  # another set to train on beside the own one
+    "unpaired": None,  # rows without partners
 }
+EXTRA = ("pairs", "images", "texts", "train", "captions")
+# Two stores, and how many rows of each; or the pictures of one half of a set's split and the
+# captions of the other half.
+UNPAIRED = ("images", "texts", "rows", "halves", "split")
 SELECTION = {
     "layers": "best",  # "last", "binned", {last: n}, [image layer, text layer]
     "metric": "mutual_knn",
@@ -109,9 +113,17 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def assigned(settings: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """The settings with one of them changed, as in data.train or seeds."""
-    section, dot, name = key.partition(".")
-    return merged(settings, {section: {name: value} if dot else value})
+    """The settings with one of them changed, as in seeds, data.train or data.extra.train."""
+    section, *names = key.split(".")
+    if not names:
+        return merged(settings, {section: value})
+    content: dict[str, Any] = copy.deepcopy(settings.get(section) or {})
+    place = content
+    for name in names[:-1]:
+        place[name] = dict(place.get(name) or {})
+        place = place[name]
+    place[names[-1]] = value
+    return merged(settings, {section: {names[0]: content[names[0]]}})
 
 
 def runs(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -136,7 +148,7 @@ def known(path: Path, what: str, keys: Iterable[str], there: Iterable[str]) -> N
             near = get_close_matches(str(key), there, n=1)
             hint = f"; nearest is {near[0]}" if near else ""
             raise SystemExit(
-                f"{path}: expected a {what} among {', '.join(there)}, got {key!r}{hint}"
+                f"{path}: expected the {what} to be among {', '.join(there)}, got {key!r}{hint}"
             )
 
 
@@ -148,6 +160,8 @@ def check(settings: Mapping[str, Any], path: Path) -> None:
     known(path, "setting", settings, DEFAULTS)
     for section, defaults in (("data", DATA), ("selection", SELECTION), ("evaluation", EVALUATION)):
         known(path, f"setting of {section}", settings[section], defaults)
+    known(path, "setting of data.extra", settings["data"]["extra"] or (), EXTRA)
+    known(path, "setting of data.unpaired", settings["data"]["unpaired"] or (), UNPAIRED)
     selection = settings["selection"]
     known(path, "metric", [selection["metric"]], [*METRICS, *similarities.METRICS])
     for section, kind, kinds in (

@@ -45,21 +45,28 @@ def training_rows(of: Features, run: Run, seed: int) -> Tensor:
     return torch.tensor([row for row in rows if of.pairs[row].id in kept])
 
 
-def side_rows(run: Run, root: Path, layers: LayerPair) -> tuple[Tensor, Tensor] | None:
-    """Rows without partners, of either modality."""
+def unpaired_rows(run: Run, root: Path, layers: LayerPair) -> tuple[Tensor, Tensor] | None:
+    """Rows of either modality that belong to nothing: of two stores, or of two halves of a set."""
     unpaired = run["data"]["unpaired"]
     if unpaired is None:
         return None
-    rows = []
+    if "halves" in unpaired:
+        of = features.load(features.of_set(run["data"], unpaired["halves"]), root)
+        rows = of.split(unpaired.get("split", "val"), "first")
+        half = len(rows) // 2
+        return of.x(layers[0], rows[:half]), of.y(layers[1], rows[half:])
+    sides = []
     for side, layer in zip(("images", "texts"), layers, strict=True):
         x = features.opened(root / unpaired[side])[layer]
-        chosen = features.subsample(torch.arange(len(x)), unpaired.get("rows", "all"), seed=0)
-        rows.append(x[chosen].float())
-    return rows[0], rows[1]
+        rows = features.subsample(torch.arange(len(x)), unpaired.get("rows", "all"), seed=0)
+        sides.append(x[rows].float())
+    return sides[0], sides[1]
 
 
-def pairs_of(of: Features, rows: Tensor, run: Run, root: Path, layers: LayerPair, seed: int):
-    """Both sides and the ids of the training pairs, those of another set behind the own."""
+def training_pairs(
+    of: Features, rows: Tensor, run: Run, root: Path, layers: LayerPair, seed: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Both sides and the ids of the training pairs, those of another set behind the own ones."""
     x, y, ids = of.x(layers[0], rows), of.y(layers[1], rows), of.ids[rows]
     if (extra := run["data"]["extra"]) is not None:
         other = features.load({**run["data"], **extra}, root)
@@ -82,7 +89,7 @@ def trained(
         seed=seed,
         **run["aligner"],
     )
-    x, y, ids = pairs_of(of, rows, run, root, layers, seed)
+    x, y, ids = training_pairs(of, rows, run, root, layers, seed)
     validation = of.split("val", "first")
     started = time.perf_counter()
     aligner.fit(
@@ -92,7 +99,7 @@ def trained(
         validation=(of.x(layers[0], validation), of.y(layers[1], validation))
         if len(validation)
         else None,
-        unpaired=side_rows(run, root, layers),
+        unpaired=unpaired_rows(run, root, layers),
     )
     seconds = time.perf_counter() - started
     return aligner, {"pairs": len(x), "seconds": seconds, "history": aligner.history_}
