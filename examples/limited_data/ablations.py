@@ -1,12 +1,24 @@
-"""Variants of STRUCTURE that the paper compares with it, as modules (frozen, aligned) -> scalar."""
+"""Variants of STRUCTURE that the paper compares with it, and the objective of CSA's refinement.
+
+A term is a module (frozen, aligned) -> scalar; where there are unpaired rows it gets them as
+anchors=(frozen, aligned), as StructureLoss does.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from structure_reg import cosine_kernel, js_divergence, log_transition_matrix, reverse_js_divergence
+from structure_reg import (
+    LinearHead,
+    cosine_kernel,
+    js_divergence,
+    log_transition_matrix,
+    reverse_js_divergence,
+    structure_loss,
+)
 
+Anchors = tuple[Tensor, Tensor] | None
 DIVERGENCES = {"js": js_divergence, "reverse_js": reverse_js_divergence}
 
 
@@ -89,10 +101,11 @@ class KernelStructure(nn.Module):
         self.kernel, self.distance = KERNELS[kernel], DIVERGENCES[divergence]
         self.weights, self.temperature, self.levels = weights, temperature, levels
 
-    def forward(self, frozen: Tensor, aligned: Tensor) -> Tensor:
-        walks = [self.log_walks(x) for x in (frozen, aligned)]
+    def forward(self, frozen: Tensor, aligned: Tensor, *, anchors: Anchors = None) -> Tensor:
+        walks = [self.log_walks(x) for x in with_anchors(frozen, aligned, anchors)]
         of_levels = [
-            self.distance(log_P, log_Q).mean() / (l if self.weights == "inverse" else 1)
+            self.distance(log_P, log_Q)[: len(aligned)].mean()
+            / (l if self.weights == "inverse" else 1)
             for l, (log_P, log_Q) in enumerate(zip(*walks, strict=True), 1)
         ]
         return torch.stack(of_levels).mean()
@@ -112,10 +125,59 @@ class MarginStructure(nn.Module):
         super().__init__()
         self.margin, self.temperature = margin, temperature
 
-    def forward(self, frozen: Tensor, aligned: Tensor) -> Tensor:
-        rows = KernelStructure(temperature=self.temperature)
-        log_P, log_Q = (rows.log_walks(x)[0] for x in (frozen, aligned))
-        return (js_divergence(log_P, log_Q) - self.margin).relu().mean()
+    def forward(self, frozen: Tensor, aligned: Tensor, *, anchors: Anchors = None) -> Tensor:
+        walk = KernelStructure(temperature=self.temperature)
+        log_P, log_Q = (walk.log_walks(x)[0] for x in with_anchors(frozen, aligned, anchors))
+        rows = js_divergence(log_P, log_Q)[: len(aligned)]
+        return (rows - self.margin).relu().mean()
 
 
-TERMS = {"kernel": KernelStructure, "margin": MarginStructure}
+class AnchorStructure(nn.Module):
+    """STRUCTURE of the unpaired rows alone; of a few that stay the same it is a fixed set."""
+
+    def __init__(self, *, temperature: float = 0.05, levels: int = 1) -> None:
+        super().__init__()
+        self.temperature, self.levels = temperature, levels
+
+    def forward(self, _frozen: Tensor, _aligned: Tensor, *, anchors: Anchors = None) -> Tensor:
+        if anchors is None:
+            raise SystemExit("structure: expected data.unpaired for the term anchors, got none")
+        return structure_loss(*anchors, temperature=self.temperature, levels=self.levels)
+
+
+def with_anchors(frozen: Tensor, aligned: Tensor, anchors: Anchors) -> tuple[Tensor, Tensor]:
+    if anchors is None:
+        return frozen, aligned
+    return torch.cat([frozen, anchors[0].detach()]), torch.cat([aligned, anchors[1]])
+
+
+class InnerProducts(nn.Module):
+    """What CSA's refinement maximises: the sum over a batch of the partners' inner products.
+
+    From the weights of a CCA, beside a STRUCTURE of weight 10, it is minus 0.01 / k of that sum
+    with k the number of directions.
+    """
+
+    def __init__(self, *, weight: float = 0.01) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(
+        self, x: Tensor, y: Tensor, _logit_scale: Tensor, *, ids: Tensor | None = None
+    ) -> Tensor:
+        del ids  # partners only, no negatives
+        return -self.weight * (x * y).sum() / x.shape[1]
+
+
+@torch.no_grad()
+def whiten(head: LinearHead, z: Tensor) -> None:
+    """W <- C^(-1/2) W with C the covariance of the head's outputs z, on the directions it has."""
+    C = (z - z.mean(0)).T @ (z - z.mean(0)) / len(z)
+    values, V = torch.linalg.eigh(C.double())
+    there = values > values[-1] * len(z) * torch.finfo(z.dtype).eps
+    root = (V[:, there] * values[there].rsqrt()) @ V[:, there].T
+    head.weight.copy_(root.to(z.dtype) @ head.weight)
+    head.bias.copy_(root.to(z.dtype) @ head.bias)
+
+
+TERMS = {"kernel": KernelStructure, "margin": MarginStructure, "anchors": AnchorStructure}

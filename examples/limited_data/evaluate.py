@@ -33,8 +33,20 @@ from structure_reg import Aligner
 Run = dict[str, Any]
 
 
+class Unaligned:
+    """Features of a model that aligned them itself, as they are."""
+
+    def transform_x(self, x: Tensor) -> Tensor:
+        return x
+
+    transform_y = transform_x
+
+
+Model = Aligner | Unaligned
+
+
 # %% One run
-def retrieved(aligner: Aligner, of: Features, layers: list[str], run: Run) -> dict[str, Any]:
+def retrieved(aligner: Model, of: Features, layers: list[str], run: Run) -> dict[str, Any]:
     """Pictures once, and captions once, against each other: R@k, P@k, MAP@k and ranks both ways."""
     rows = of.split(run["evaluation"]["split"])
     if not len(rows):
@@ -68,7 +80,7 @@ def first_of(values: Tensor, rows: Tensor) -> Tensor:
     return torch.tensor(list(first.values()))
 
 
-def classified(aligner: Aligner, name: str, layers: list[str], run: Run, root: Path) -> dict:
+def classified(aligner: Model, name: str, layers: list[str], run: Run, root: Path) -> dict:
     """The classes of an image folder by their prompts: features/SET/ENCODER-prompts."""
     data = features.of_set(run["data"], name)
     images = features.opened(root / data["images"])
@@ -86,7 +98,7 @@ def classified(aligner: Aligner, name: str, layers: list[str], run: Run, root: P
     return {**found._asdict(), "classes": len(labels), "chance": 1 / len(labels)}
 
 
-def kept(aligner: Aligner, of: Features, layers: list[str], run: Run) -> dict[str, Any]:
+def kept(aligner: Model, of: Features, layers: list[str], run: Run) -> dict[str, Any]:
     """Which neighbours the heads keep, among the distinct rows of the split."""
     options = run["evaluation"]
     rows = features.distinct(of, of.split(options["split"], "first"))
@@ -112,7 +124,9 @@ def evaluated(folder: Path, overrides: list[str], root: Path) -> dict[str, Any]:
         key, _, value = override.partition("=")
         run = settings.assigned(run, key, yaml.safe_load(value))
     settings.check(run, folder / "settings.yaml")
-    aligner, layers = Aligner.load(folder / "aligner"), record["layers"]
+    unaligned = run["aligner"].get("head") == settings.IDENTITY
+    aligner = Unaligned() if unaligned else Aligner.load(folder / "aligner.safetensors")
+    layers = record["layers"]
     own = features.load(run["data"], root)
     sets = {name: features.load(features.of_set(run["data"], name), root)
             for name in run["evaluation"]["retrieval"]}  # fmt: skip
@@ -132,9 +146,9 @@ def evaluated(folder: Path, overrides: list[str], root: Path) -> dict[str, Any]:
 
 # %% All of them
 def method_of(record: dict[str, Any], *, without: str = "") -> str:
-    grid = [
-        f"{key.split('.')[-1]}={value}" for key, value in record["grid"].items() if key != without
-    ]
+    """What a run is called: its file, its layers, and where it is in the grid."""
+    passed = {"selection.layers", without}  # the pair of layers says the first
+    grid = [f"{k.split('.')[-1]} {v}" for k, v in record["grid"].items() if k not in passed]
     return ", ".join([Path(record["label"]).name, record["layer pair"], *grid])
 
 

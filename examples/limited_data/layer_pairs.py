@@ -52,9 +52,9 @@ def measured(features: Features, rows: Tensor, selection: Mapping[str, Any]) -> 
         )
     scores = layer_similarity(images, texts, metric=METRICS.get(metric, metric), k=k)
     names = tuple(images), tuple(texts)
-    best = divmod(int(scores.argmax()), len(texts))
+    best = divmod(int(scores.nan_to_num(-torch.inf).argmax()), len(texts))
     text = (
-        f"{metric}, {len(rows)} samples: best {scores.max():.3g} at {names[0][best[0]]} and "
+        f"{metric}, {len(rows)} samples: best {scores.nan_to_num(-torch.inf).max():.3g} at {names[0][best[0]]} and "
         f"{names[1][best[1]]}, last pair {scores[-1, -1]:.3g}"
     )
     summary = {"metric": metric, "x_names": names[0], "y_names": names[1],
@@ -70,9 +70,12 @@ def drawn(
     ax.figure.colorbar(image, ax=ax, pad=0.03).set_label(metric)
     ax.set_yticks(range(len(images)), images, fontsize="small")
     ax.set_xticks(range(len(texts)), texts, fontsize="small", rotation=90)
-    i, j = divmod(int(scores.argmax()), len(texts))
+    i, j = divmod(int(scores.nan_to_num(-torch.inf).argmax()), len(texts))
     ax.plot(j, i, marker="s", ms=14, mfc="none", mec="#d1495b", mew=2.2)
-    ax.set_title(f"best {scores.max():.3g} (red), last {scores[-1, -1]:.3g}", loc="left")
+    ax.set_title(
+        f"best {scores.nan_to_num(-torch.inf).max():.3g} (red), last {scores[-1, -1]:.3g}",
+        loc="left",
+    )
 
 
 def explicit(wanted: Any) -> bool:
@@ -96,18 +99,20 @@ def chosen(grid: Measured, wanted: Any, *, seed: int) -> dict[str, LayerPair]:
     if isinstance(wanted, Mapping) and list(wanted) == ["last"]:
         n = wanted["last"]
         corner = grid.scores[-n:, -n:]
-        i, j = divmod(int(corner.argmax()), corner.shape[1])
+        i, j = divmod(int(corner.nan_to_num(-torch.inf).argmax()), corner.shape[1])
         i, j = len(grid.images) - corner.shape[0] + i, len(grid.texts) - corner.shape[1] + j
         return {f"best of the last {n}": (grid.images[i], grid.texts[j])}
     if wanted == "binned":
-        flat = grid.scores.flatten()
-        edges = torch.linspace(flat.min(), flat.max(), BINS + 1, dtype=flat.dtype)
+        flat = grid.scores.flatten()  # NaN for a layer that is constant
+        there = flat[flat.isfinite()]
+        edges = torch.linspace(there.min(), there.max(), BINS + 1, dtype=flat.dtype)
         bin_of = torch.bucketize(flat, edges[1:-1])
         draw = random.Random(seed)
         for number in range(BINS):
-            if inside := (bin_of == number).nonzero().flatten().tolist():
+            inside = ((bin_of == number) & flat.isfinite()).nonzero().flatten().tolist()
+            if inside:
                 names[f"bin {number + 1}"] = draw.choice(inside)
-        names["worst"] = int(flat.argmin())
+        names["worst"] = int(flat.nan_to_num(torch.inf).argmin())
         return {name: grid.name(place) for name, place in names.items()}
     if isinstance(wanted, Sequence) and len(wanted) == 2 and not isinstance(wanted, str):
         i, j = (of_side(*side) for side in zip(wanted, (grid.images, grid.texts), strict=True))

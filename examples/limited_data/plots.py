@@ -10,21 +10,25 @@ import matplotlib.pyplot as plt
 
 
 def curves(path: Path, history: Mapping[str, Sequence[float]], *, title: str) -> None:
-    """The losses by step, the share of STRUCTURE in them, and what validation said."""
+    """The losses by step, their ratio with the weight of the step, and what validation said."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
-    for ax, keys, label in zip(
-        axes,
-        (("contrastive", "structure"), ("ratio",), ("validation",)),
-        ("loss", "weight x structure / contrastive", "validation: mean recall"),
-        strict=True,
-    ):
-        for key in keys:
-            if values := history.get(key):
-                ax.plot(range(1, len(values) + 1), values, label=key)
-        ax.set(xlabel="epoch", ylabel=label)
+    contrastive, structure = history["contrastive"], history["structure"]
+    steps = range(1, len(contrastive) + 1)
+    axes[0].plot(steps, contrastive, label="contrastive")
+    axes[0].set(ylabel="loss")
+    if any(structure):
+        axes[0].plot(steps, structure, label="STRUCTURE")
+        axes[0].set_yscale("log")
+        terms = zip(history["weight"], structure, contrastive, strict=True)
+        axes[1].plot(steps, [weight * R / C for weight, R, C in terms])
+    axes[1].set(ylabel="weight x STRUCTURE / contrastive")
+    if history.get("validation"):
+        axes[2].plot(history["validation_step"], history["validation"])
+    axes[2].set(ylabel="validation")
+    for ax in axes:
+        ax.set(xlabel="step")
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False)
-    axes[0].set_yscale("log")
     figure.suptitle(title)
     saved(figure, path)
 
@@ -43,7 +47,13 @@ def preservation(
             xlabel="neighbours k", ylabel="share that remain neighbours", title=side, ylim=(0, 1)
         )
         ax.set_xscale("log")
-    axes[0, -1].legend(frameon=False, fontsize="small")
+        ax.set_xticks(sorted({k for by_k in methods.values() for k in by_k}))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.minorticks_off()
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=2, frameon=False, fontsize="small"
+    )
     saved(figure, path)
 
 
@@ -54,6 +64,9 @@ def by_pairs(path: Path, recalls: Mapping[str, Mapping[int, Sequence[float]]]) -
         lines(ax, by_count, method)
     ax.set(xlabel="training pairs", ylabel="mean recall on test")
     ax.set_xscale("log")
+    ax.set_xticks(sorted({count for by_count in recalls.values() for count in by_count}))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
     ax.legend(frameon=False, fontsize="small")
     saved(figure, path)
 

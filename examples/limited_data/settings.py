@@ -49,19 +49,27 @@ SELECTION = {
 EVALUATION = {
     "split": "test",
     "ks": [1, 5, 10],
-    "neighbours": [10, 50, 100],
+    "neighbours": [5, 10, 20, 50, 100],
     "samples": 5000,  # for trustworthiness and continuity
     "retrieval": [],  # sets beside the own one, prepared and extracted with the same encoders
     "zero_shot": [],  # sets of classes, the same
 }
-STRUCTURES = {"paper": structure_reg.StructureLoss, **ablations.TERMS}
-CONTRASTIVES = {"clip": structure_reg.ClipLoss, "siglip": structure_reg.SigLipLoss}
+# "default": what the library does when it is not told otherwise.
+STRUCTURES = {"default": dict, "paper": structure_reg.StructureLoss, **ablations.TERMS}
+CONTRASTIVES = {
+    "default": dict,
+    "clip": structure_reg.ClipLoss,
+    "siglip": structure_reg.SigLipLoss,
+    "inner": ablations.InnerProducts,
+}
+SCHEDULES = {"cosine": None, "constant": lambda _done: 1.0}
+IDENTITY = "identity"  # a head that is none: features of a model that aligned them itself
 DEFAULTS: dict[str, Any] = {
     "data": DATA,
     "selection": SELECTION,
     "aligner": {},
-    "structure": {"term": "paper"},
-    "contrastive": {"loss": "clip"},
+    "structure": {"term": "default"},
+    "contrastive": {"loss": "default"},
     "evaluation": EVALUATION,
     "seeds": [0],
     "grid": {},
@@ -117,6 +125,8 @@ def assigned(settings: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
     section, *names = key.split(".")
     if not names:
         return merged(settings, {section: value})
+    if section == "grid":  # whose keys have dots themselves
+        return merged(settings, {"grid": {**settings["grid"], key.removeprefix("grid."): value}})
     content: dict[str, Any] = copy.deepcopy(settings.get(section) or {})
     place = content
     for name in names[:-1]:
@@ -171,8 +181,13 @@ def check(settings: Mapping[str, Any], path: Path) -> None:
         options = dict(settings[section])
         name = options.pop(kind)
         known(path, f"{section} {kind}", [name], kinds)
-        known(path, f"option of {section} {name}", options, options_of(kinds[name]))
-    if hasattr(structure_reg, "Aligner"):
-        reserved = {"layers", "contrastive", "structure", "seed"}
-        options = [name for name in options_of(structure_reg.Aligner) if name not in reserved]
-        known(path, "option of aligner", settings["aligner"], options)
+        if options and name == "default":
+            raise SystemExit(
+                f"{path}: expected {section}.{kind} for the options {', '.join(options)}, got none"
+            )
+        if name != "default":
+            known(path, f"option of {section} {name}", options, options_of(kinds[name]))
+    elsewhere = {"layers", "contrastive", "structure", "seed"}
+    options = [name for name in options_of(structure_reg.Aligner) if name not in elsewhere]
+    known(path, "option of aligner", settings["aligner"], options)
+    known(path, "lr_schedule", [settings["aligner"].get("lr_schedule", "cosine")], SCHEDULES)

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import ablations
 import features
 import layer_pairs
 import plots
@@ -81,28 +82,54 @@ def training_pairs(
 def trained(
     of: Features, rows: Tensor, layers: LayerPair, run: Run, seed: int, root: Path
 ) -> tuple[Aligner, dict[str, Any]]:
-    contrastive, structure = dict(run["contrastive"]), dict(run["structure"])
+    options, contrastive, structure = (
+        dict(run[section]) for section in ("aligner", "contrastive", "structure")
+    )
+    loss, term = contrastive.pop("loss"), structure.pop("term")
+    if "lr_schedule" in options:
+        options["lr_schedule"] = settings.SCHEDULES[options["lr_schedule"]]
     aligner = Aligner(
         layers="last",  # of the one on each side
-        contrastive=settings.CONTRASTIVES[contrastive.pop("loss")](**contrastive),
-        structure=settings.STRUCTURES[structure.pop("term")](**structure),
+        contrastive=None if loss == "default" else settings.CONTRASTIVES[loss](**contrastive),
+        structure=None if term == "default" else settings.STRUCTURES[term](**structure),
         seed=seed,
-        **run["aligner"],
+        **options,
     )
     x, y, ids = training_pairs(of, rows, run, root, layers, seed)
-    validation = of.split("val", "first")
+    held = of.split("val", "first")
+    validation = (of.x(layers[0], held), of.y(layers[1], held), of.ids[held])
     started = time.perf_counter()
     aligner.fit(
         x,
         y,
         ids=ids,
-        validation=(of.x(layers[0], validation), of.y(layers[1], validation))
-        if len(validation)
-        else None,
+        validation=validation if len(held) else None,
         unpaired=unpaired_rows(run, root, layers),
     )
+    if loss == "inner":
+        for head, z in zip(
+            aligner.heads_, (aligner.transform_x(x), aligner.transform_y(y)), strict=True
+        ):
+            ablations.whiten(head, z)
     seconds = time.perf_counter() - started
     return aligner, {"pairs": len(x), "seconds": seconds, "history": aligner.history_}
+
+
+def left(
+    folder: Path, facts: dict[str, Any], of: Features, rows: Tensor, run: Run, root: Path
+) -> None:
+    """Train one aligner, and leave it in the folder with all there is to say of it."""
+    seed, layers = facts["seed"], facts["layers"]
+    results.start(folder, {**run, "seeds": [seed]})
+    if run["aligner"].get("head") == settings.IDENTITY:  # of encoders that share a space
+        record: dict[str, Any] = {"pairs": 0, "seconds": 0.0, "history": {}}
+    else:
+        aligner, record = trained(of, rows, layers, run, seed, root)
+        aligner.save(folder / "aligner.safetensors")
+    if record["history"]:
+        title = f"{facts['label']} {facts['grid'] or ''} {facts['layer pair']}"
+        plots.curves(folder / "curves.png", record["history"], title=title)
+    results.as_json(folder / "result.json", {**facts, **record})
 
 
 def main() -> None:
@@ -119,23 +146,20 @@ def main() -> None:
         for run in settings.runs(settings.read(path, args.set, args.base))
         for seed in run["seeds"]
     ]
-    with tqdm(todo, desc="runs", unit="run") as progress:
-        for label, run, seed in progress:
-            where = " ".join([label, *(f"{key}={value}" for key, value in run["grid"].items())])
-            progress.set_postfix_str(where)
-            of = features.load(run["data"], args.root)
-            rows = training_rows(of, run, seed)
-            for name, layers in layer_pairs.of_run(of, rows, run["selection"], seed).items():
-                folder = args.output / results.file_name(where) / name / f"seed-{seed}"
-                if (folder / "result.json").is_file():
-                    continue
-                results.start(folder, {**run, "seeds": [seed]})
-                aligner, record = trained(of, rows, layers, run, seed, args.root)
-                aligner.save(folder / "aligner")
-                plots.curves(folder / "curves.png", record["history"], title=f"{where}, {name}")
-                facts = {"label": label, "grid": run["grid"], "layer pair": name, "layers": layers}
-                results.as_json(folder / "result.json", {**facts, "seed": seed, **record})
-    print(f"{len(todo)} runs are in {args.output}")
+    chosen: dict[str, dict[str, LayerPair]] = {}  # what runs of one selection share
+    for label, run, seed in tqdm(todo, desc="runs", unit="run"):
+        of = features.load(run["data"], args.root)
+        rows = training_rows(of, run, seed)
+        key = repr((run["data"], run["selection"], rows.tolist(), seed))
+        if key not in chosen:
+            chosen[key] = layer_pairs.of_run(of, rows, run["selection"], seed)
+        for name, layers in chosen[key].items():
+            place = " ".join(f"{key}={value}" for key, value in run["grid"].items())
+            folder = args.output / results.file_name(f"{label}/{place}/{name}/seed-{seed}")
+            facts = {"label": label, "grid": run["grid"], "layer pair": name, "layers": layers}
+            if not (folder / "result.json").is_file():
+                left(folder, {**facts, "seed": seed}, of, rows, run, args.root)
+    print(f"wrote {args.output}")
 
 
 if __name__ == "__main__":

@@ -83,19 +83,20 @@ def test_the_grid_is_in_them() -> None:
         ("data: {extra: {par: 5}}", "expected the setting of data.extra to be among"),
         ("selection: {metric: mutual}", "expected the metric to be among .*, got 'mutual'"),
         (
-            "structure: {level: 2}",
+            "structure: {term: paper, level: 2}",
             "expected the option of structure paper to be among .*nearest is levels",
         ),
         ("structure: {term: kernel, centering: none}", "option of structure kernel"),
+        ("structure: {levels: 2}", "expected structure.term for the options levels, got none"),
         (
             "contrastive: {loss: clop}",
-            "expected the contrastive loss to be among clip, siglip, got 'clop'",
+            "expected the contrastive loss to be among .*, got 'clop'; nearest is clip",
         ),
         (
             "aligner: {heat: linear}",
             "option of aligner to be among .*, got 'heat'; nearest is head",
         ),
-        ("grid: {structure.level: [1, 2]}", "option of structure paper"),
+        ("grid: {structure.level: [1, 2]}", "expected structure.term for the options level"),
         ("data: [", "expected YAML, got"),
     ],
 )
@@ -107,7 +108,7 @@ def test_a_key_that_nothing_takes_is_refused(text: str, message: str, tmp_path: 
 
 def test_files_are_based_on_others_and_overridden(tmp_path: Path) -> None:
     (tmp_path / "under.yaml").write_text("data: {train: 5, captions: all}\nseeds: [1, 2]\n")
-    over = "base: under.yaml\ndata: {train: 7}\ngrid: {structure.levels: [1, 2], seeds: [[3]]}\n"
+    over = "base: under.yaml\nstructure: {term: paper}\ndata: {train: 7}\ngrid: {structure.levels: [1, 2], seeds: [[3]]}\n"
     (tmp_path / "over.yaml").write_text(over)
     (tmp_path / "other.yaml").write_text("data: {captions: first, positives: image}")
     runs = list(settings.runs(settings.read(tmp_path / "over.yaml", ["selection.k=rice"])))
