@@ -170,8 +170,10 @@ class InnerProducts(nn.Module):
 
 
 @torch.no_grad()
-def whiten(head: LinearHead, z: Tensor) -> None:
+def whiten(head: nn.Module, z: Tensor) -> None:
     """W <- C^(-1/2) W with C the covariance of the head's outputs z, on the directions it has."""
+    if not isinstance(head, LinearHead):
+        raise SystemExit(f"contrastive: expected linear heads for inner, got {type(head).__name__}")
     C = (z - z.mean(0)).T @ (z - z.mean(0)) / len(z)
     values, V = torch.linalg.eigh(C.double())
     there = values > values[-1] * len(z) * torch.finfo(z.dtype).eps

@@ -62,7 +62,8 @@ class Block(nn.Module):
         h = relu6(self._bn0(self._expand_conv(x))) if self.expands else x
         h = relu6(self._bn1(self._depthwise_conv(h)))
         h = self._bn2(self._project_conv(h))
-        return x + h if self.adds else h
+        y: Tensor = x + h if self.adds else h
+        return y
 
 
 class EfficientNetLite0(nn.Module):
@@ -87,7 +88,8 @@ class EfficientNetLite0(nn.Module):
         x = self.stem(self._bn0(self._conv_stem(x)))
         for block in self._blocks:
             x = block(x)
-        return self.head(self._bn1(self._conv_head(x)))  # (B, 1280, H / 32, W / 32)
+        y: Tensor = self.head(self._bn1(self._conv_head(x)))  # (B, 1280, H / 32, W / 32)
+        return y
 
 
 def load(weights: dict[str, Tensor]) -> EfficientNetLite0:

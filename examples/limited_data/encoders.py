@@ -69,7 +69,7 @@ def efficientnet_lite0(folder: Path, fit: str) -> Encoder:
     model = efficientnet.load(load_file(folder / "model.safetensors"))
     # TensorFlow's (x - 127) / 128 of bytes.
     how = Preprocessing(fit, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
-    layers = ["stem", *(f"_blocks.{number}" for number in range(16)), "head"]
+    layers: list[str | int] = ["stem", *(f"_blocks.{number}" for number in range(16)), "head"]
     return of_pictures("efficientnet-lite0", model, layers, "mean", how, None)
 
 
@@ -97,7 +97,7 @@ def config_of(source: str, file: str, revision: str | None) -> dict[str, Any]:
     return json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
 
 
-def of_hub(source: str, revision: str | None, half: str) -> nn.Module:
+def of_hub(source: str, revision: str | None, half: str) -> Any:
     """The model; of CLIP and its kin, that half with its projection."""
     import transformers
 
@@ -114,11 +114,11 @@ def of_hub(source: str, revision: str | None, half: str) -> nn.Module:
         raise SystemExit(f"{source}: expected a model of Hugging Face, got: {said}") from None
 
 
-def numbered(model: nn.Module, *after: str) -> list[str | int]:
+def numbered(model: Any, *after: str) -> list[str | int]:
     """All hidden states, and the modules behind the last one that the model has."""
     config = getattr(model.config, "vision_config", None) or model.config
     config = getattr(config, "text_config", None) or config
-    blocks = getattr(config, "num_hidden_layers", None) or len(config.depths)
+    blocks: int = getattr(config, "num_hidden_layers", None) or len(config.depths)
     states: list[str | int] = list(range(blocks + 1))
     modules = dict(model.named_modules())
     return states + [name for name in after if name in modules]

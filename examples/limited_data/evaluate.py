@@ -24,6 +24,7 @@ import settings
 import torch
 import yaml
 from features import Features
+from tables import read_pairs
 from torch import Tensor
 from tqdm import tqdm
 
@@ -80,12 +81,14 @@ def first_of(values: Tensor, rows: Tensor) -> Tensor:
     return torch.tensor(list(first.values()))
 
 
-def classified(aligner: Model, name: str, layers: list[str], run: Run, root: Path) -> dict:
+def classified(
+    aligner: Model, name: str, layers: list[str], run: Run, root: Path
+) -> dict[str, Any]:
     """The classes of an image folder by their prompts: features/SET/ENCODER-prompts."""
     data = features.of_set(run["data"], name)
     images = features.opened(root / data["images"])
     prompts = features.opened(root / f"{data['texts']}-prompts")
-    label_of = {pair.id: pair.group for pair in features.read_pairs(root / data["pairs"])}
+    label_of = {pair.id: pair.group for pair in read_pairs(root / data["pairs"])}
     labels = list(dict.fromkeys(str(one).rpartition("|")[0] for one in prompts.ids))
     number = {label: i for i, label in enumerate(labels)}
     of_prompts = prompts[layers[1]].float().view(len(labels), -1, prompts[layers[1]].shape[1])

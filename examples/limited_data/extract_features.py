@@ -148,7 +148,6 @@ def main() -> None:
         "table": args.table.parent.name,
         "inputs": crc32(text.encode()),
     }
-    options = {"model": encoder.name, "revision": encoder.revision, "preprocessing": facts}
 
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if torch.cuda.is_available():
@@ -156,7 +155,14 @@ def main() -> None:
     if world > 1:  # the slowest process may be far behind
         dist.init_process_group("gloo", timeout=timedelta(days=2))
     shard = path if world == 1 else path.with_name(f"{path.name}.shards") / f"{rank}-of-{world}"
-    store = FeatureStore.create(shard, ids, rows=range(rank, len(ids), world), **options)
+    store = FeatureStore.create(
+        shard,
+        ids,
+        model=encoder.name,
+        revision=encoder.revision,
+        preprocessing=facts,
+        rows=range(rank, len(ids), world),
+    )
     if store.done:
         print(f"{shard}: {store.done} of {len(store.rows)} rows are there")
     extract_features(

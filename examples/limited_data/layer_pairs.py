@@ -52,10 +52,11 @@ def measured(features: Features, rows: Tensor, selection: Mapping[str, Any]) -> 
         )
     scores = layer_similarity(images, texts, metric=METRICS.get(metric, metric), k=k)
     names = tuple(images), tuple(texts)
-    best = divmod(int(scores.nan_to_num(-torch.inf).argmax()), len(texts))
+    defined = scores.nan_to_num(-torch.inf)
+    i, j = divmod(int(defined.argmax()), len(texts))
     text = (
-        f"{metric}, {len(rows)} samples: best {scores.nan_to_num(-torch.inf).max():.3g} at {names[0][best[0]]} and "
-        f"{names[1][best[1]]}, last pair {scores[-1, -1]:.3g}"
+        f"{metric}, {len(rows)} samples: best {defined.max():.3g} at {names[0][i]} and "
+        f"{names[1][j]}, last pair {scores[-1, -1]:.3g}"
     )
     summary = {"metric": metric, "x_names": names[0], "y_names": names[1],
                "scores": scores.tolist(), "samples": len(rows)}  # fmt: skip
@@ -115,8 +116,8 @@ def chosen(grid: Measured, wanted: Any, *, seed: int) -> dict[str, LayerPair]:
         names["worst"] = int(flat.nan_to_num(torch.inf).argmin())
         return {name: grid.name(place) for name, place in names.items()}
     if isinstance(wanted, Sequence) and len(wanted) == 2 and not isinstance(wanted, str):
-        i, j = (of_side(*side) for side in zip(wanted, (grid.images, grid.texts), strict=True))
-        return {f"{i} with {j}": (i, j)}
+        pair = of_side(wanted[0], grid.images), of_side(wanted[1], grid.texts)
+        return {" with ".join(pair): pair}
     raise SystemExit(
         f"selection.layers: expected best, last, binned, {{last: n}} or a pair, got {wanted!r}"
     )
@@ -139,7 +140,7 @@ def of_run(
     if explicit(wanted):
         images, texts = tuple(features.images), tuple(features.texts)
         pair = of_side(wanted[0], images), of_side(wanted[1], texts)
-        return {f"{pair[0]} with {pair[1]}": pair}
+        return {" with ".join(pair): pair}
     if wanted == "last":
         return {"last": (list(features.images)[-1], list(features.texts)[-1])}
     return chosen(measured(features, distinct(features, rows), selection), wanted, seed=seed)

@@ -19,7 +19,7 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
     if not path.is_file():
         raise SystemExit(f"{path}: expected a JSON file, got none")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise SystemExit(f"{path}: expected JSON, got {error}") from None
     missing = [key for key in keys if key not in content]

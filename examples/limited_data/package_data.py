@@ -54,7 +54,7 @@ def title_and_keywords(svg: bytes) -> tuple[str, list[str]]:
 
 def megapixels(png: bytes) -> float:
     width, height = struct.unpack(">II", png[16:24])
-    return width * height / 1e6
+    return int(width) * int(height) / 1e6
 
 
 def openclipart(root: Path) -> None:

@@ -16,7 +16,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import onnx_file
 import torch
@@ -200,22 +200,25 @@ def clipart_files(root: Path) -> Iterator[tuple[str, bytes, bytes]]:
             yield drawing, texts[drawing], png
 
 
-def emoji_files(root: Path) -> tuple[list[dict], list[str], dict[str, bytes]]:
+def tar_files(path: Path, prefix: str) -> Iterator[tuple[str, bytes]]:
+    """The regular files of an npm package below a folder."""
+    with tarfile.open(path, "r|gz") as archive:
+        for member in archive:
+            if member.name.startswith(prefix) and (content := archive.extractfile(member)):
+                yield member.name.removeprefix(prefix), content.read()
+
+
+def emoji_files(root: Path) -> tuple[list[dict[str, Any]], list[str], dict[str, bytes]]:
     """Emoji as emojibase describes them (MIT), its subgroups, and Noto's PNGs (Apache-2.0).
 
     PNGs by code points without FE0F, which asks for a coloured form and is written or left out.
     """
-    with tarfile.open(fetched(EMOJI_TEXTS, root / "packages")) as archive:
-        emoji, messages = (
-            json.loads(archive.extractfile(f"package/en/{name}.json").read())
-            for name in ("data", "messages")
+    texts = dict(tar_files(fetched(EMOJI_TEXTS, root / "packages"), "package/en/"))
+    emoji, messages = json.loads(texts["data.json"]), json.loads(texts["messages.json"])
+    pictures = {
+        name.removesuffix(".png").upper().replace("-FE0F", ""): png
+        for name, png in tar_files(
+            fetched(EMOJI_PICTURES, root / "packages"), "package/img/google/64/"
         )
-    folder = "package/img/google/64/"
-    with tarfile.open(fetched(EMOJI_PICTURES, root / "packages"), "r|gz") as archive:
-        pictures = {
-            member.name.removeprefix(folder).removesuffix(".png").upper().replace("-FE0F", ""):
-                archive.extractfile(member).read()
-            for member in archive
-            if member.isfile() and member.name.startswith(folder)
-        }  # fmt: skip
+    }
     return emoji, [subgroup["key"] for subgroup in messages["subgroups"]], pictures

@@ -32,8 +32,8 @@ class Preprocessing(NamedTuple):
 def load_picture(path: Path, how: Preprocessing) -> Tensor:
     """A float32 tensor of shape (3, size, size)."""
     try:
-        with Image.open(path) as image:
-            image = contained(image, how) if how.fit == "contain" else cropped(image, how)
+        with Image.open(path) as file:
+            image = contained(file, how) if how.fit == "contain" else cropped(file, how)
     except OSError as error:
         raise SystemExit(f"{path}: expected a picture, got {error}") from None
     pixels = torch.from_numpy(np.asarray(image, np.uint8).copy()).permute(2, 0, 1)

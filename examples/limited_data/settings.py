@@ -62,11 +62,13 @@ CONTRASTIVES = {
     "siglip": structure_reg.SigLipLoss,
     "inner": ablations.InnerProducts,
 }
+PRESETS = {"default": structure_reg.Aligner, "released": structure_reg.released_aligner}
 SCHEDULES = {"cosine": None, "constant": lambda _done: 1.0}
 IDENTITY = "identity"  # a head that is none: features of a model that aligned them itself
 DEFAULTS: dict[str, Any] = {
     "data": DATA,
     "selection": SELECTION,
+    "preset": "default",  # or "released": the options of `aligner` are then released_aligner's
     "aligner": {},
     "structure": {"term": "default"},
     "contrastive": {"loss": "default"},
@@ -187,7 +189,9 @@ def check(settings: Mapping[str, Any], path: Path) -> None:
             )
         if name != "default":
             known(path, f"option of {section} {name}", options, options_of(kinds[name]))
-    elsewhere = {"layers", "contrastive", "structure", "seed"}
-    options = [name for name in options_of(structure_reg.Aligner) if name not in elsewhere]
-    known(path, "option of aligner", settings["aligner"], options)
+    known(path, "preset", [settings["preset"]], PRESETS)
+    elsewhere = {"pairs", "layers", "contrastive", "structure", "seed"}
+    options_of_aligner = options_of(PRESETS[settings["preset"]])
+    taken = [name for name in options_of_aligner if name not in elsewhere]
+    known(path, "option of aligner", settings["aligner"], taken)
     known(path, "lr_schedule", [settings["aligner"].get("lr_schedule", "cosine")], SCHEDULES)

@@ -28,9 +28,9 @@ class Pair(NamedTuple):
 
 def listed(names: Iterable[object]) -> str:
     """The first of many names, and how many more there are."""
-    names = [str(name) for name in names]
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    texts = [str(name) for name in names]
+    more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
+    return ", ".join(texts[:SHOWN]) + more
 
 
 def write_pairs(table: Path, pairs: Sequence[Pair]) -> None:

@@ -30,7 +30,7 @@ from layer_pairs import LayerPair
 from torch import Tensor
 from tqdm import tqdm
 
-from structure_reg import Aligner
+from structure_reg import Aligner, released_aligner
 
 Run = dict[str, Any]
 
@@ -88,14 +88,17 @@ def trained(
     loss, term = contrastive.pop("loss"), structure.pop("term")
     if "lr_schedule" in options:
         options["lr_schedule"] = settings.SCHEDULES[options["lr_schedule"]]
-    aligner = Aligner(
-        layers="last",  # of the one on each side
-        contrastive=None if loss == "default" else settings.CONTRASTIVES[loss](**contrastive),
-        structure=None if term == "default" else settings.STRUCTURES[term](**structure),
-        seed=seed,
-        **options,
-    )
     x, y, ids = training_pairs(of, rows, run, root, layers, seed)
+    if run["preset"] == "released":
+        aligner = released_aligner(len(x), layers="last", seed=seed, **options)
+    else:
+        aligner = Aligner(
+            layers="last",  # of the one on each side
+            contrastive=None if loss == "default" else settings.CONTRASTIVES[loss](**contrastive),
+            structure=None if term == "default" else settings.STRUCTURES[term](**structure),
+            seed=seed,
+            **options,
+        )
     held = of.split("val", "first")
     validation = (of.x(layers[0], held), of.y(layers[1], held), of.ids[held])
     started = time.perf_counter()
