@@ -3,6 +3,8 @@
 from importlib.metadata import version
 
 from structure_reg._tiles import tile_budget
+from structure_reg.alignment.aligner import Aligner
+from structure_reg.alignment.released import released_aligner
 from structure_reg.evaluation.hypersphere import alignment, modality_gap, uniformity
 from structure_reg.evaluation.neighbourhood import (
     continuity,
@@ -13,6 +15,7 @@ from structure_reg.evaluation.retrieval import Retrieval, RetrievalDirection, re
 from structure_reg.evaluation.zero_shot import ZeroShot, class_embeddings, zero_shot
 from structure_reg.heads.asif import AsifHead, fit_asif
 from structure_reg.heads.cca import fit_cca
+from structure_reg.heads.cca_selection import CcaSelection, select_cca
 from structure_reg.heads.csa import CsaHead, fit_csa
 from structure_reg.heads.file import load_heads, save_heads
 from structure_reg.heads.gated import GatedHead
@@ -25,6 +28,7 @@ from structure_reg.layers.extraction import extract_features
 from structure_reg.layers.freezing import freeze
 from structure_reg.layers.grid import layer_similarity
 from structure_reg.layers.merge import merge_stores
+from structure_reg.layers.reference import ReferenceTap
 from structure_reg.layers.report import LayerSelection
 from structure_reg.layers.selection import select_layers
 from structure_reg.layers.store import FeatureStore
@@ -53,7 +57,9 @@ __version__ = version("structure-reg")
 
 __all__ = [
     "CKA",
+    "Aligner",
     "AsifHead",
+    "CcaSelection",
     "ClipLoss",
     "CsaHead",
     "FeatureStore",
@@ -63,6 +69,7 @@ __all__ = [
     "LinearHead",
     "MinibatchCKA",
     "MlpHead",
+    "ReferenceTap",
     "ResidualHead",
     "Retrieval",
     "RetrievalDirection",
@@ -100,11 +107,13 @@ __all__ = [
     "neighbourhood_overlap",
     "procrustes",
     "pwcca",
+    "released_aligner",
     "retrieval",
     "reverse_js_divergence",
     "rsa",
     "rv",
     "save_heads",
+    "select_cca",
     "select_layers",
     "siglip_loss",
     "structure_diagnostics",

@@ -333,3 +333,9 @@ def no_second_derivative(function: str, instead: str) -> NotImplementedError:
         f"{function}: expected to be differentiated once, got a second derivative, which the "
         f"hand-written gradient does not have; the plain form has it, {instead}"
     )
+
+
+def no_tqdm(function: str) -> ModuleNotFoundError:
+    return ModuleNotFoundError(
+        f"{function}: expected tqdm to be installed for progress=True, got none", name="tqdm"
+    )

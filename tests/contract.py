@@ -365,8 +365,10 @@ PROMISES: dict[str, Promise] = {
 
 # Public names that are no function of tensors to tensors, and the file that holds them to theirs.
 TESTED_IN = {
+    "Aligner": "alignment/test_aligner.py",
     "AsifHead": "heads/test_closed_forms.py",
     "CKA": "similarity/test_streaming.py",
+    "CcaSelection": "heads/test_cca_selection.py",
     "CsaHead": "heads/test_closed_forms.py",
     "FeatureStore": "layers/test_store.py",
     "FrozenStructure": "losses/test_structure_kernels.py",
@@ -375,6 +377,7 @@ TESTED_IN = {
     "LinearHead": "heads/test_trained.py",
     "MinibatchCKA": "similarity/test_streaming.py",
     "MlpHead": "heads/test_trained.py",
+    "ReferenceTap": "layers/test_reference.py",
     "ResidualHead": "heads/test_trained.py",
     "Retrieval": "evaluation/test_retrieval.py",
     "RetrievalDirection": "evaluation/test_retrieval.py",
@@ -397,8 +400,10 @@ TESTED_IN = {
     "merge_stores": "layers/test_store.py",
     "neighbourhood_overlap": "evaluation/test_neighbourhood.py",
     "pwcca": "similarity/test_other_similarities.py",
+    "released_aligner": "alignment/test_released.py",
     "retrieval": "evaluation/test_retrieval.py",
     "save_heads": "heads/test_file.py",
+    "select_cca": "heads/test_cca_selection.py",
     "select_layers": "layers/test_selection.py",
     "svcca": "similarity/test_other_similarities.py",
     "temperature_for_perplexity": "losses/test_temperature.py",

@@ -51,8 +51,16 @@ def test_no_host_waits_for_a_device_in_losses(file: Path) -> None:
 
 @every_file
 def test_a_file_is_one_idea(file: Path) -> None:
-    if file.name != "_checks.py":  # one list of sentences
-        assert len(file.read_text().splitlines()) <= 300
+    if file.name == "_checks.py":  # one list of sentences
+        return
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    docs = [
+        node.body[0]
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, documented) and ast.get_docstring(node)
+    ]
+    described = sum((doc.end_lineno or 0) - doc.lineno + 1 for doc in docs)
+    assert len(file.read_text().splitlines()) - described <= 200
 
 
 def test_public_names_are_documented() -> None:

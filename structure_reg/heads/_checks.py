@@ -26,6 +26,17 @@ def check_dim(function: str, dim: Any, n: int, d_x: int, d_y: int) -> int:
     return int(dim)
 
 
+def check_two(function: str, name: str, value: Any) -> tuple[Any, ...]:
+    """A value for both sides, or a tuple of one for each."""
+    if not isinstance(value, tuple):
+        return (value,)
+    if len(value) != 2:
+        raise ValueError(
+            f"{function}: expected {name} to be a number or two of them, got {len(value)}"
+        )
+    return value
+
+
 def check_heads(function: str, heads: Sequence[Any], kinds: Mapping[str, type]) -> None:
     if not heads:
         raise ValueError(f"{function}: expected one head at the least, got none")
@@ -38,12 +49,21 @@ def check_heads(function: str, heads: Sequence[Any], kinds: Mapping[str, type]) 
             )
 
 
+def check_folds(function: str, distinct: int, least: int) -> None:
+    if distinct < least:
+        raise ValueError(
+            f"{function}: expected at least {least} different pairs to hold some out, "
+            f"got {distinct}"
+        )
+
+
 def no_finite_features(function: str, name: str) -> ValueError:
     return ValueError(f"{function}: expected {name} without NaN and infinity, got some")
 
 
-def no_heads_file(path: Any, got: str) -> ValueError:
-    return ValueError(f"load_heads: expected {path} to be what save_heads wrote, got {got}")
+def no_heads_file(function: str, path: Any, got: str) -> ValueError:
+    writer = {"load_heads": "save_heads", "Aligner.load": "Aligner.save"}[function]
+    return ValueError(f"{function}: expected {path} to be what {writer} wrote, got {got}")
 
 
 def no_package(function: str, package: str) -> ImportError:

@@ -11,6 +11,7 @@ from structure_reg._checks import check_number
 from structure_reg.heads._checks import check_dim
 from structure_reg.heads.columns import (
     Columns,
+    Spectrum,
     check_pairs,
     columns,
     paired_directions,
@@ -26,7 +27,7 @@ def fit_cca(
     y: Tensor,
     *,
     dim: int | None = None,
-    ridge: float = 1.0,
+    ridge: float | tuple[float, float] = 1.0,
     power: float = 0.0,
     standardise: bool = True,
 ) -> tuple[LinearHead, LinearHead]:
@@ -45,9 +46,9 @@ def fit_cca(
         Paired frozen features, n >= 2; n may be less than the widths.
     dim : int, optional
         How many directions, at most min(n - 1, d_x, d_y). None: that many.
-    ridge : float
-        At least 0; without one and with n near the widths the correlations are all close to 1 and
-        tell nothing.
+    ridge : float or tuple of two floats
+        At least 0, for both sides or for x and y; without one and with n near the widths the
+        correlations are all close to 1 and tell nothing. :func:`select_cca` finds it, and `power`.
     power : float
         The exponent p >= 0: how much more a strongly correlated direction weighs in the cosine.
     standardise : bool
@@ -70,6 +71,7 @@ def fit_cca(
 
     See Also
     --------
+    select_cca : The ridges and the power, from held-out pairs.
     fit_csa : The correlations weigh the score, not the features.
 
     References
@@ -111,16 +113,33 @@ class CanonicalDirections(NamedTuple):
 
 
 def canonical_directions(
-    function: str, x: Tensor, y: Tensor, dim: int | None, ridge: float, standardise: bool
+    function: str,
+    x: Tensor,
+    y: Tensor,
+    dim: int | None,
+    ridge: float | tuple[float, float],
+    standardise: bool,
 ) -> CanonicalDirections:
     """Compute C^{-1/2} A and C^{-1/2} B from thin SVDs, never forming a covariance."""
     dim = check_dim(function, dim, len(x), x.shape[1], y.shape[1])
     X = columns(function, "x", x, standardise=standardise)
     Y = columns(function, "y", y, standardise=standardise)
-    S, T = spectrum(X, ridge), spectrum(Y, ridge)
-    h_x, h_y = whitening(S), whitening(T)
-    K = (h_x * S.s)[:, None] * (S.U.mT @ T.U) * (h_y * T.s)  # (r_x, r_y)
+    ridge_x, ridge_y = ridges(ridge)
+    S, T = spectrum(X), spectrum(Y)
+    W_x, W_y, rho = whitened_directions(S, T, S.U.mT @ T.U, ridge_x, ridge_y, dim)
+    return CanonicalDirections(W_x, W_y, rho, X, Y)
+
+
+def whitened_directions(
+    S: Spectrum, T: Spectrum, UU: Tensor, ridge_x: float, ridge_y: float, dim: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    h_x, h_y = whitening(S, ridge_x), whitening(T, ridge_y)
+    K = (h_x * S.s)[:, None] * UU * (h_y * T.s)  # (r_x, r_y)
     A, rho, B = paired_directions(K, dim)
-    scale = len(x) ** 0.5  # covariances are sums over n
+    scale = len(S.U) ** 0.5  # covariances are sums over n
     W_x, W_y = (scale * side.V @ (h[:, None] * D) for side, h, D in ((S, h_x, A), (T, h_y, B)))
-    return CanonicalDirections(W_x, W_y, rho.clamp(max=1), X, Y)
+    return W_x, W_y, rho.clamp(max=1)
+
+
+def ridges(ridge: float | tuple[float, float]) -> tuple[float, float]:
+    return ridge if isinstance(ridge, tuple) else (ridge, ridge)

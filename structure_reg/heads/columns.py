@@ -9,7 +9,7 @@ from torch import Tensor
 
 from structure_reg._checks import check_number, check_paired
 from structure_reg._precision import result_dtype
-from structure_reg.heads._checks import no_finite_features
+from structure_reg.heads._checks import check_two, no_finite_features
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -43,20 +43,20 @@ class Spectrum(NamedTuple):
     U: Tensor  # (n, r)
     s: Tensor  # (r,)
     V: Tensor  # (d, r)
-    penalty: Tensor  # () n times ridge times the mean variance of the columns that vary
+    variance: Tensor  # () n times the mean variance of the columns that vary
 
 
-def spectrum(X: Columns, ridge: float) -> Spectrum:
+def spectrum(X: Columns) -> Spectrum:
     Z, varying = X.Z, (X.factor > 0).sum()
     U, s, Vh = torch.linalg.svd(Z, full_matrices=False)
     # Singular values of rounding alone are none.
     s = torch.where(s > max(Z.shape) * EPS * s[0], s, 0)
-    return Spectrum(U, s, Vh.mT, ridge * s.square().sum() / varying.clamp_min(1))
+    return Spectrum(U, s, Vh.mT, s.square().sum() / varying.clamp_min(1))
 
 
-def whitening(S: Spectrum) -> Tensor:
-    """1 / sqrt(s² + penalty), 0 where there is no variance."""
-    variance = S.s.square() + S.penalty
+def whitening(S: Spectrum, ridge: float) -> Tensor:
+    """1 / sqrt(s² + ridge times the mean variance), 0 where there is no variance."""
+    variance = S.s.square() + ridge * S.variance
     return torch.where(S.s > 0, torch.where(S.s > 0, variance, 1).rsqrt(), 0)  # (r,)
 
 
@@ -67,8 +67,11 @@ def paired_directions(M: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     return U[:, :dim] * some, s[:dim] * some, Vh[:dim].mT * some
 
 
-def check_pairs(function: str, x: Tensor, y: Tensor, ridge: float = 0.0) -> torch.dtype:
+def check_pairs(
+    function: str, x: Tensor, y: Tensor, ridge: float | tuple[float, float] = 0.0
+) -> torch.dtype:
     """Refuse what cannot be fitted; the dtype of the heads."""
     check_paired(function, x=x, y=y)
-    check_number(function, "ridge", ridge, least=0.0)
+    for of_side in check_two(function, "ridge", ridge):
+        check_number(function, "ridge", of_side, least=0.0)
     return result_dtype(x, y)

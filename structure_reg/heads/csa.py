@@ -91,7 +91,7 @@ def fit_csa(
     y: Tensor,
     *,
     dim: int | None = None,
-    ridge: float = 1.0,
+    ridge: float | tuple[float, float] = 1.0,
     power: float = 1.0,
     standardise: bool = True,
 ) -> tuple[CsaHead, CsaHead]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from types import ModuleType
 from typing import Any
@@ -65,15 +66,30 @@ def save_heads(path: str | PathLike[str], *heads: nn.Module) -> None:
     >>> head_x
     LinearHead(in_features=384, out_features=256, bias=True)
     """
-    check_heads("save_heads", heads, KINDS)
+    write_heads("save_heads", FORMAT, path, heads, {}, {})
+
+
+def write_heads(
+    function: str,
+    form: str,
+    path: str | PathLike[str],
+    heads: Sequence[nn.Module],
+    beside: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+) -> None:
+    """Write heads, with tensors and texts of other names beside them."""
+    check_heads(function, heads, KINDS)
     described = [{"kind": type(head).__name__, "arguments": head.arguments()} for head in heads]  # type: ignore[operator]
     tensors = {
-        f"{i}.{name}": tensor.detach().clone().contiguous()  # no two share memory in a file
+        f"{i}.{name}": tensor
         for i, head in enumerate(heads)
         for name, tensor in head.state_dict().items()
     }
-    metadata = {"format": FORMAT, "heads": json.dumps(described)}
-    safetensors("save_heads").torch.save_file(tensors, path, metadata)
+    own = {  # no two share memory in a file
+        name: tensor.detach().clone().contiguous() for name, tensor in {**tensors, **beside}.items()
+    }
+    texts = {"format": form, "heads": json.dumps(described), **metadata}
+    safetensors(function).torch.save_file(own, path, texts)
 
 
 def load_heads(
@@ -113,8 +129,45 @@ def load_heads(
     Traceback (most recent call last):
     FileNotFoundError: ...
     """
-    described, tensors = read(path, device)
-    heads = tuple(rebuilt(path, kind, arguments) for kind, arguments in described)
+    heads, _, _ = read_heads("load_heads", FORMAT, path, device, ())
+    return heads
+
+
+def read_heads(
+    function: str,
+    form: str,
+    path: str | PathLike[str],
+    device: str | torch.device,
+    beside: Sequence[str],
+) -> tuple[tuple[nn.Module, ...], dict[str, Tensor], dict[str, str]]:
+    """Read heads, the tensors of these other names, and all texts."""
+    package = safetensors(function)
+    try:
+        with package.safe_open(path, framework="pt", device=str(device)) as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except package.SafetensorError as error:
+        raise no_heads_file(function, path, f"no safetensors file ({error})") from error
+    if metadata.get("format") != form:
+        got = f"the format {metadata.get('format')!r} for {form!r}"
+        raise no_heads_file(function, path, got)
+    try:
+        described = [(of["kind"], dict(of["arguments"])) for of in json.loads(metadata["heads"])]
+    except (KeyError, TypeError, ValueError) as error:
+        raise no_heads_file(function, path, "a list of heads that cannot be read") from error
+    heads = tuple(rebuilt(function, path, kind, arguments) for kind, arguments in described)
+    others = {name: tensors.pop(name) for name in beside if name in tensors}
+    fill(function, path, heads, tensors)
+    return heads, others, metadata
+
+
+def fill(
+    function: str,
+    path: str | PathLike[str],
+    heads: Sequence[nn.Module],
+    tensors: Mapping[str, Tensor],
+) -> None:
+    """Give the heads their tensors, if they are exactly those that they have."""
     expected = {
         f"{i}.{name}": tensor.shape
         for i, head in enumerate(heads)
@@ -122,11 +175,12 @@ def load_heads(
     }
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors:
-            raise no_heads_file(path, f"no tensor {name}")
+            raise no_heads_file(function, path, f"no tensor {name}")
         if name not in expected:
-            raise no_heads_file(path, f"a tensor {name} that its heads do not have")
+            raise no_heads_file(function, path, f"a tensor {name} that its heads do not have")
         if tensors[name].shape != expected[name] or tensors[name].dtype not in FLOATS:
             raise no_heads_file(
+                function,
                 path,
                 f"{name} of shape {tuple(tensors[name].shape)} and {tensors[name].dtype} "
                 f"for a floating {tuple(expected[name])}",
@@ -135,37 +189,19 @@ def load_heads(
         own = {name: tensors[f"{i}.{name}"] for name in head.state_dict()}
         head.load_state_dict(own, assign=True)
         head.eval()
-    return heads
 
 
-def read(
-    path: str | PathLike[str], device: str | torch.device
-) -> tuple[list[tuple[str, dict[str, Any]]], dict[str, Tensor]]:
-    package = safetensors("load_heads")
-    try:
-        with package.safe_open(path, framework="pt", device=str(device)) as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except package.SafetensorError as error:
-        raise no_heads_file(path, f"no safetensors file ({error})") from error
-    if metadata.get("format") != FORMAT:
-        raise no_heads_file(path, f"the format {metadata.get('format')!r} for {FORMAT!r}")
-    try:
-        heads = [(head["kind"], dict(head["arguments"])) for head in json.loads(metadata["heads"])]
-    except (KeyError, TypeError, ValueError) as error:
-        raise no_heads_file(path, "a list of heads that cannot be read") from error
-    return heads, tensors
-
-
-def rebuilt(path: str | PathLike[str], kind: str, arguments: dict[str, Any]) -> nn.Module:
+def rebuilt(
+    function: str, path: str | PathLike[str], kind: str, arguments: dict[str, Any]
+) -> nn.Module:
     """Construct a head without its tensors: a wrong size in the file costs no memory."""
     if kind not in KINDS:
-        raise no_heads_file(path, f"a {kind}, which is none of {', '.join(KINDS)}")
+        raise no_heads_file(function, path, f"a {kind}, which is none of {', '.join(KINDS)}")
     try:
         with torch.device("meta"):
             return KINDS[kind](**arguments)
     except (TypeError, ValueError) as error:
-        raise no_heads_file(path, f"a {kind} that cannot be ({error})") from error
+        raise no_heads_file(function, path, f"a {kind} that cannot be ({error})") from error
 
 
 def safetensors(function: str) -> ModuleType:

@@ -59,6 +59,18 @@ def no_module(function: str, layer: str, model: nn.Module, names: Collection[str
     return ValueError(f"{function}: expected modules of {kind(model)}, got {layer!r}; {has}")
 
 
+def check_name(function: str, name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise TypeError(f"{function}: expected {name} to name a module, got {kind(value)}")
+
+
+def no_reference(function: str, layer: str) -> ValueError:
+    return ValueError(
+        f"{function}: expected rows of {layer!r} from a forward pass of the model, got none; "
+        "call the tapped model itself, in a way that runs this layer"
+    )
+
+
 def no_number(function: str, layer: int, source: str, count: int) -> ValueError:
     return ValueError(
         f"{function}: expected numbers of {source} from 0 to {count - 1}, or negative from the "
@@ -120,16 +132,20 @@ def check_mask(function: str, mask: Tensor, x: Tensor) -> None:
 
     A mask that is the wrong way round hides the samples without a pad, so its values are read.
     """
-    if mask.shape != x.shape[:2]:
-        raise ValueError(
-            f"{function}: expected a mask of shape {tuple(x.shape[:2])} for tokens of shape "
-            f"{tuple(x.shape)}, got {tuple(mask.shape)}"
-        )
+    check_mask_shape(function, mask, x)
     hidden = (mask == 0).all(1).nonzero().flatten().tolist()
     if hidden:
         raise ValueError(
             f"{function}: expected a mask with at least one token in every row, got none in rows "
             f"{listed(hidden)} of a batch"
+        )
+
+
+def check_mask_shape(function: str, mask: Tensor, x: Tensor) -> None:
+    if mask.shape != x.shape[:2]:
+        raise ValueError(
+            f"{function}: expected a mask of shape {tuple(x.shape[:2])} for tokens of shape "
+            f"{tuple(x.shape)}, got {tuple(mask.shape)}"
         )
 
 
@@ -162,12 +178,6 @@ def no_batch(function: str) -> ValueError:
 
 def no_samples(function: str, batch: Any) -> ValueError:
     return ValueError(f"{function}: expected a batch with a tensor in it, got {kind(batch)}")
-
-
-def no_tqdm(function: str) -> ModuleNotFoundError:
-    return ModuleNotFoundError(
-        f"{function}: expected tqdm to be installed for progress=True, got none", name="tqdm"
-    )
 
 
 def no_manifest(path: Path) -> FileNotFoundError:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from structure_reg._checks import no_tqdm
 from structure_reg.layers._checks import (
     check_encoder,
     check_float_dtype,
@@ -21,7 +22,6 @@ from structure_reg.layers._checks import (
     check_wanted,
     no_batch,
     no_samples,
-    no_tqdm,
 )
 from structure_reg.layers.encoder import at_rest, device_of, moved, samples_of, unwrapped
 from structure_reg.layers.pooling import FUNCTION, POOLS, Pool, pool_rows

@@ -14,18 +14,26 @@ FUNCTION = "extract_features"
 Pool = str | Callable[[Tensor, Tensor | None], Tensor]
 
 
-def pool_rows(x: Tensor, mask: Tensor | None, pool: Pool) -> Tensor:
+def pool_rows(
+    x: Tensor,
+    mask: Tensor | None,
+    pool: Pool,
+    *,
+    function: str = FUNCTION,
+    check: Callable[[str, Tensor, Tensor], None] = check_mask,
+) -> Tensor:
     """Rows (B, d) stay, tokens (B, L, d) are pooled under the mask, maps (B, C, ...) averaged."""
-    mask = None if mask is None else mask.to(x.device)
+    if mask is not None and isinstance(x, Tensor):  # a function may pool what is none
+        mask = mask.to(x.device)
     if not isinstance(pool, str):
         return pool(x, mask)
-    check_poolable(FUNCTION, x, pool)
+    check_poolable(function, x, pool)
     if x.ndim == 2:
         return x
     if x.ndim > 3:
         return promote(x)[0].flatten(2).mean(-1)  # (B, C)
     if mask is not None:
-        check_mask(FUNCTION, mask, x)
+        check(function, mask, x)
         mask = mask != 0
     return POOLS[pool](x, mask)
 

@@ -1,0 +1,1 @@
+"""From features of two frozen encoders to an aligned model."""

@@ -1,0 +1,46 @@
+"""Which layer of either side to align."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from structure_reg.alignment.sides import Features, as_ids, as_tensor, layer_names, layer_of
+from structure_reg.layers.report import LayerSelection
+from structure_reg.layers.selection import select_layers
+
+
+def choose_layers(
+    layers: Any, x: Features, y: Features, ids: Any, device: Any
+) -> tuple[tuple[Any, Any], LayerSelection | None]:
+    """A given pair, the last, or the one that :func:`select_layers` finds."""
+    function = "Aligner.fit"
+    names = layer_names(function, "x", x), layer_names(function, "y", y)
+    if isinstance(layers, tuple):
+        return layers, None
+    if layers == "last" or len(names[0]) == len(names[1]) == 1:
+        return (names[0][-1], names[1][-1]), None
+    xs, ys = (
+        {
+            str(layer): as_tensor(function, side, layer_of(function, side, z, layer), device)
+            for layer in of_side
+        }
+        for side, z, of_side in (("x", x, names[0]), ("y", y, names[1]))
+    )
+    one = next(iter(xs.values()))
+    numbers = as_ids(function, ids, one)
+    if numbers is not None:  # copies of a text would be neighbours for being copies
+        rows = first_of_each(numbers)
+        xs, ys = ({layer: z[rows] for layer, z in side.items()} for side in (xs, ys))
+    selection = select_layers(xs, ys)
+    return (names[0][selection.x_layer], names[1][selection.y_layer]), selection
+
+
+def first_of_each(ids: Tensor) -> Tensor:
+    """Rows in which an id is met for the first time."""
+    new = ids.new_zeros(int(ids.max()) + 1).scatter_reduce(
+        0, ids, torch.arange(len(ids), device=ids.device), "amin", include_self=False
+    )
+    return new.sort().values

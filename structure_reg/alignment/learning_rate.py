@@ -1,0 +1,45 @@
+"""The learning-rate range test."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from structure_reg.alignment.objective import Objective
+
+LEAST, MOST, STEPS, FALLBACK = 1e-7, 10.0, 100, 1e-3
+
+
+def find_learning_rate(
+    objective: Objective, stream: Iterator[Any], weight: float, weight_decay: float
+) -> float:
+    """A fifth of the rate at which the loss falls fastest as the rate grows from 1e-7 to 10.
+
+    Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017. The objective is left
+    as it was. 1e-3 where the loss never falls.
+    """
+    before = copy.deepcopy(objective.state_dict())
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=LEAST, betas=(0.9, 0.95), weight_decay=weight_decay)
+    rates = [LEAST * math.pow(MOST / LEAST, i / (STEPS - 1)) for i in range(STEPS)]
+    losses: list[float] = []
+    for rate, batch in zip(rates, itertools.islice(stream, STEPS), strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        terms = objective(batch.x, batch.y, batch.ids, weight, batch.frozen, batch.unpaired)
+        optimizer.zero_grad()
+        terms.total.backward()
+        optimizer.step()
+        losses.append(terms.total.item())
+        if not math.isfinite(losses[-1]) or losses[-1] > 4 * min(losses):
+            break
+    objective.load_state_dict(before)
+    slopes = [b - a for a, b in itertools.pairwise(losses)]  # equal steps of log rate
+    if not slopes or not min(slopes) < 0:
+        return FALLBACK
+    return rates[slopes.index(min(slopes))] / 5
