@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 from collections import defaultdict
 from pathlib import Path
@@ -155,25 +156,35 @@ def method_of(record: dict[str, Any], *, without: str = "") -> str:
     return ", ".join([Path(record["label"]).name, record["layer pair"], *grid])
 
 
-def table(records: list[dict[str, Any]]) -> str:
-    """Mean and standard deviation over the seeds, in percent."""
-    groups: dict[str, list[list[float]]] = defaultdict(list)
+def by_number(folder: Path) -> list[tuple[int, str]]:
+    """50 before 100, and numbers before words."""
+    parts = re.findall(r"\d+|\D+", str(folder))
+    return [(int(part), "") if part.isdecimal() else (2**62, part) for part in parts]
+
+
+def tables(records: list[dict[str, Any]]) -> str:
+    """Mean and standard deviation over the seeds, in percent: a table for runs of the same sets."""
+    alike: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in records:
-        found = [*record["retrieval"].values(), *record["zero-shot"].values()]
-        row = [
-            float(one["mean recall"] if "mean recall" in one else one["accuracy"][0])
-            for one in found
-        ]
-        groups[method_of(record)].append([100 * value for value in row])
+        alike[repr((list(record["retrieval"]), list(record["zero-shot"])))].append(record)
+    return "\n\n".join(table(group) for group in alike.values())
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    rows: dict[str, list[list[float]]] = defaultdict(list)
+    for record in records:
+        values = [found["mean recall"] for found in record["retrieval"].values()]
+        values += [found["accuracy"][0] for found in record["zero-shot"].values()]
+        rows[method_of(record)].append(values)
     heads = [f"{name} mR" for name in records[0]["retrieval"]]
     heads += [f"{name} top-1" for name in records[0]["zero-shot"]]
-    width = max(map(len, groups))
+    width = max(map(len, rows))
     lines = [" " * width + "".join(f"{head:>24}" for head in heads)]
-    for method, rows in groups.items():
+    for method, of_seeds in rows.items():
         cells = ""
-        for values in zip(*rows, strict=True):
-            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-            cells += f"{statistics.mean(values):.1f}{spread}".rjust(24)
+        for values in zip(*of_seeds, strict=True):
+            spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells += f"{100 * statistics.mean(values):.1f}{spread}".rjust(24)
         lines.append(f"{method:{width}}{cells}")
     return "\n".join(lines)
 
@@ -186,7 +197,7 @@ def main() -> None:
     )
     parser.add_argument("--root", type=Path, default=Path("data"))
     args = parser.parse_args()
-    folders = sorted(path.parent for path in args.runs.rglob("result.json"))
+    folders = sorted((path.parent for path in args.runs.rglob("result.json")), key=by_number)
     if not folders:
         raise SystemExit(f"{args.runs}: expected runs of train_alignment.py, got none")
     records = []
@@ -197,7 +208,7 @@ def main() -> None:
     results.as_json(
         args.runs / "evaluation.json", {"versions": results.versions(), "runs": records}
     )
-    text = table(records)
+    text = tables(records)
     (args.runs / "table.txt").write_text(f"{text}\n", encoding="utf-8")
     print(text)
 

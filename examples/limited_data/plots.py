@@ -72,10 +72,11 @@ def by_pairs(path: Path, recalls: Mapping[str, Mapping[int, Sequence[float]]]) -
 
 
 def lines(ax: Any, values: Mapping[int, Sequence[float]], label: str) -> None:
-    """Means over the seeds with their range behind them."""
+    """Means over the seeds with their range behind them; after ten colours they are dashed."""
     at = sorted(values)
     means = [sum(values[x]) / len(values[x]) for x in at]
-    (line,) = ax.plot(at, means, marker="o", ms=4, label=label)
+    style = "-" if len(ax.lines) < 10 else "--"
+    (line,) = ax.plot(at, means, marker="o", ms=4, ls=style, label=label)
     low, high = ([f(values[x]) for x in at] for f in (min, max))
     ax.fill_between(at, low, high, color=line.get_color(), alpha=0.15, lw=0)
     ax.spines[["top", "right"]].set_visible(False)

@@ -108,7 +108,8 @@ def test_a_key_that_nothing_takes_is_refused(text: str, message: str, tmp_path: 
 
 def test_files_are_based_on_others_and_overridden(tmp_path: Path) -> None:
     (tmp_path / "under.yaml").write_text("data: {train: 5, captions: all}\nseeds: [1, 2]\n")
-    over = "base: under.yaml\nstructure: {term: paper}\ndata: {train: 7}\ngrid: {structure.levels: [1, 2], seeds: [[3]]}\n"
+    over = "base: under.yaml\nstructure: {term: paper}\ndata: {train: 7}\n"
+    over += "grid: {structure.levels: [1, 2], seeds: [[3]]}\n"
     (tmp_path / "over.yaml").write_text(over)
     (tmp_path / "other.yaml").write_text("data: {captions: first, positives: image}")
     runs = list(settings.runs(settings.read(tmp_path / "over.yaml", ["selection.k=rice"])))
