@@ -1,7 +1,7 @@
 """How good are the heads of a batch of runs? Retrieval, zero-shot classes, neighbourhoods kept.
 
-    python examples/limited_data/evaluate.py outputs/limited_data
-    python examples/limited_data/evaluate.py outputs/lin --set evaluation.retrieval=[emoji]
+    python evaluate.py outputs/limited_data
+    python evaluate.py outputs/lin --set evaluation.retrieval=[emoji]
 
 Reads the runs that train_alignment.py left. Writes evaluation.json into each and into the folder
 itself, a table over the seeds, preservation.png and, where runs differ in it, pairs.png.

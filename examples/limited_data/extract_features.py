@@ -1,7 +1,7 @@
 """Features of a frozen encoder for the pictures or the captions of a pairs table.
 
-    python examples/limited_data/extract_features.py data/openclipart/pairs.csv --encoder vit-s14
-    python examples/limited_data/extract_features.py data/openclipart/pairs.csv --encoder minilm
+    python extract_features.py data/openclipart/pairs.csv --encoder vit-s14
+    python extract_features.py data/openclipart/pairs.csv --encoder minilm
 
 Writes a store below data/features, a row a picture or a row a caption, a file a layer. It goes on
 where it was killed. Of a large set in two passes: all layers of a sample of the training pairs, for
@@ -10,7 +10,7 @@ measure_alignment.py to choose by; then the chosen layers of all rows.
     ... data/coco/pairs.csv --encoder hf:facebook/dinov2-base --rows 5000
     ... data/coco/pairs.csv --encoder hf:facebook/dinov2-base --layers hidden_states.9 layernorm
 
-Over several GPUs: torchrun --nproc-per-node 8 examples/limited_data/extract_features.py ...
+Over several GPUs: torchrun --nproc-per-node 8 extract_features.py ...
 The class names of a table as prompts: --prompts, with the templates of prompts.txt.
 """
 

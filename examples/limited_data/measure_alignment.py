@@ -1,7 +1,7 @@
 """How alike are the layers of two encoders? One report and one heat map for each metric.
 
-    python examples/limited_data/measure_alignment.py configs/default/openclipart_vit.yaml
-    python examples/limited_data/measure_alignment.py configs/metrics/*.yaml
+    python measure_alignment.py configs/default/openclipart_vit.yaml
+    python measure_alignment.py configs/metrics/*.yaml
 
 Reads stores of all layers: of the train split alone, each picture and each caption once. Writes
 DIR/alignment.json with the scores, the best pair, the last one and a sample over the range of

