@@ -28,6 +28,7 @@ PARTS = {
         "--plot",
         "docs/anchor_bank.png",
     ],
+    "Start-up": ["benchmarks/startup.py"],
 }
 
 

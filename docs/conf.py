@@ -30,4 +30,5 @@ nitpick_ignore = [
 
 html_theme = "furo"
 html_title = "structure-reg"
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["site.css"]

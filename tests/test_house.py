@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,7 +27,7 @@ def imported(tree: ast.Module) -> set[str]:
 
 @every_file
 def test_foundations_do_not_import_rooms(file: Path) -> None:
-    if not file.name.startswith("_") or file.name == "__init__.py":
+    if not file.name.startswith("_") or file.name.startswith("__"):
         return
     for module in imported(ast.parse(file.read_text())):
         assert module.startswith("structure_reg._"), f"{file.name} imports {module}"
@@ -82,3 +84,19 @@ def test_every_public_name_is_in_the_reference() -> None:
 def test_version_is_that_of_the_installed_package() -> None:
     assert sr.__version__ == version("structure-reg")
     assert (ROOT / "py.typed").exists()
+
+
+def test_a_release_is_dated_once_and_the_same_everywhere() -> None:
+    root = Path(__file__).parents[1]
+    here = tomllib.loads((root / "pyproject.toml").read_text())["project"]["version"]
+    citation = (root / "CITATION.cff").read_text().splitlines()
+    date = next(line for line in citation if line.startswith("date-released")).split('"')[1]
+    assert f"version: {here}" in citation
+    assert f"## {here} - {date}" in (root / "CHANGELOG.md").read_text().splitlines()
+
+
+def test_actions_are_pinned_by_commit() -> None:
+    for workflow in (Path(__file__).parents[1] / ".github/workflows").glob("*.yml"):
+        used = re.findall(r"uses: (.*)", workflow.read_text())
+        assert used
+        assert all(re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v[\d.]+", action) for action in used)
