@@ -1,0 +1,60 @@
+"""How alike are the layers of two encoders? One report and one heat map for each metric.
+
+    python measure_alignment.py configs/default/openclipart_vit.yaml
+    python measure_alignment.py configs/metrics/*.yaml
+
+Reads stores of all layers: of the train split alone, each picture and each caption once. Writes
+DIR/alignment.json with the scores, the best pair, the last one and a sample over the range of
+scores, and a heat map for each metric.
+"""
+
+# %%
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import features
+import layer_pairs
+import matplotlib.pyplot as plt
+import settings
+from results import as_json, versions
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("settings", type=Path, nargs="+", help="files of configs")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="selection.k=10")
+    parser.add_argument("--base", type=Path, help="file in place of the one they are based on")
+    parser.add_argument("--root", type=Path, default=Path("data"))
+    parser.add_argument("--output", type=Path, default=Path("outputs/alignment"))
+    args = parser.parse_args()
+
+    args.output.mkdir(parents=True, exist_ok=True)
+    reports: dict[str, Any] = {"versions": versions()}
+    for path in args.settings:
+        for run in settings.runs(settings.read(path, args.set, args.base)):
+            name = " ".join([path.stem, *(f"{k}={v}" for k, v in run["grid"].items())])
+            of = features.load(run["data"], args.root)
+            rows = features.distinct(of, of.split("train", captions="first"))
+            found = layer_pairs.measured(of, rows, run["selection"])
+            reports[name] = {
+                "settings": run,
+                "best": layer_pairs.chosen(found, "best", seed=0)["best"],
+                "binned": layer_pairs.chosen(found, "binned", seed=run["seeds"][0]),
+                **found.summary,
+            }
+            print(f"{name}: {found.text}\n")
+            figure, ax = plt.subplots(figsize=(5.4, 6), layout="constrained")
+            found.plot(ax)
+            ax.set_ylabel(f"layer of {of.images.manifest.model}")
+            ax.set_xlabel(f"layer of {of.texts.manifest.model}")
+            figure.savefig(args.output / f"{name.replace(' ', '-')}.png", dpi=120)
+            plt.close(figure)
+    as_json(args.output / "alignment.json", reports)
+    print(f"wrote {args.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""From data that you have downloaded to a pairs table: COCO, Flickr30k, classes, any table."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tables import Pair, check_columns, listed, split_of, write_pairs
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+KARPATHY = {"train": "train", "restval": "train", "val": "val", "test": "test"}
+
+
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """An object with these keys."""
+    if not path.is_file():
+        raise SystemExit(f"{path}: expected a JSON file, got none")
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SystemExit(f"{path}: expected JSON, got {error}") from None
+    missing = [key for key in keys if key not in content]
+    if missing:
+        raise SystemExit(f"{path}: expected the keys {listed(missing)}, got {listed(content)}")
+    return content
+
+
+def placed(folder: Path, *candidates: str) -> Path:
+    """The first of the candidates that is in the folder; the last where none is."""
+    return next(
+        (p for name in candidates if (p := folder / name).is_file()), folder / candidates[-1]
+    )
+
+
+def karpathy(path: Path, images: Path, *, prefix: str) -> Iterator[Pair]:
+    """The splits of Karpathy and Li, CVPR 2015: dataset_coco.json and dataset_flickr30k.json."""
+    for image in read_json(path, "images")["images"]:
+        name, folder = image["filename"], image.get("filepath", ".")
+        picture = placed(images, f"{folder}/{name}", name)
+        for sentence in image["sentences"]:
+            identity = f"{prefix}/{Path(name).stem}"
+            yield Pair(picture, tidy(sentence["raw"]), identity, identity, KARPATHY[image["split"]])
+
+
+def tidy(caption: str) -> str:
+    return " ".join(caption.split())
+
+
+def coco(annotations: Path | None, images: Path, folder: Path, *, split_file: Path | None) -> None:
+    """COCO's own files, its validation pictures as test; or Karpathy's split of 5,000 and 5,000."""
+    if split_file is not None:
+        return write_pairs(folder / "pairs.csv", list(karpathy(split_file, images, prefix="coco")))
+    if annotations is None:
+        raise SystemExit("coco: expected --annotations or --karpathy, got neither")
+    pairs = []
+    for split, part in (("train", "train"), ("test", "val")):
+        found = sorted(annotations.glob(f"captions_{part}*.json"))
+        if len(found) != 1:
+            raise SystemExit(
+                f"{annotations}: expected one file captions_{part}*.json, "
+                f"got {listed(path.name for path in found) or 'none'}"
+            )
+        content = read_json(found[0], "images", "annotations")
+        year = found[0].stem.removeprefix("captions_")
+        pictures = {
+            image["id"]: placed(images, image["file_name"], f"{year}/{image['file_name']}")
+            for image in content["images"]
+        }
+        # The file has captions in the order of their writing; a picture's own come together here.
+        for one in sorted(content["annotations"], key=lambda one: (one["image_id"], one["id"])):
+            identity = f"coco/{one['image_id']}"
+            picture = pictures[one["image_id"]]
+            pairs.append(Pair(picture, tidy(one["caption"]), identity, identity, split))
+    return write_pairs(folder / "pairs.csv", pairs)
+
+
+def flickr30k(captions: Path, images: Path, folder: Path) -> None:
+    """Karpathy's JSON with its splits; or results.csv or .token, which have none."""
+    if captions.suffix == ".json":
+        pairs = list(karpathy(captions, images, prefix="flickr"))
+        return write_pairs(folder / "pairs.csv", pairs)
+    if not captions.is_file():
+        raise SystemExit(f"{captions}: expected a file of captions, got none")
+    lines = captions.read_text(encoding="utf-8").splitlines()
+    if "|" in lines[0]:  # image_name| comment_number| comment
+        cells = [[cell.strip() for cell in line.split("|", 2)] for line in lines[1:]]
+        found = [(cell[0], cell[-1]) for cell in cells if len(cell) == 3]
+    else:  # 1000092795.jpg#0, a tab, the caption
+        cells = [line.split("\t", 1) for line in lines if line.strip()]
+        found = [(cell[0].split("#")[0], cell[-1]) for cell in cells if len(cell) == 2]
+    if len(found) < len(cells):
+        raise SystemExit(
+            f"{captions}: expected lines 'picture|number|caption' or 'picture#number<TAB>caption', "
+            f"got {len(cells) - len(found)} others"
+        )
+    print(f"{captions}: no splits in it; pictures are divided by a checksum of their names")
+    pairs = []
+    for name, caption in found:
+        identity = f"flickr/{Path(name).stem}"
+        split = split_of(identity, validation=4, test=4)
+        pairs.append(Pair(images / name, tidy(caption), identity, identity, split))
+    return write_pairs(folder / "pairs.csv", pairs)
+
+
+def image_folder(
+    images: Path, folder: Path, *, split: str, template: str = "a photo of a {label}"
+) -> None:
+    """A class a folder: its name is the group, and in the template the caption."""
+    if not images.is_dir():
+        raise SystemExit(f"{images}: expected a folder of classes, got none")
+    if "{label}" not in template:
+        raise SystemExit(f"image-folder: expected '{{label}}' in the template, got {template!r}")
+    pairs = []
+    for kind in sorted(path for path in images.iterdir() if path.is_dir()):
+        label = kind.name.replace("_", " ")
+        for picture in sorted(kind.rglob("*")):
+            if picture.suffix.lower() in PICTURES:
+                identity = picture.relative_to(images).as_posix()
+                caption = template.format(label=label)
+                pairs.append(Pair(picture, caption, identity, label, split))
+    if not pairs:
+        raise SystemExit(f"{images}: expected pictures in folders of classes, got none")
+    write_pairs(folder / "pairs.csv", pairs)
+
+
+def table(path: Path, images: Path | None, folder: Path, columns: Mapping[str, str]) -> None:
+    """Any table with a path and a caption, or a list of captions, in a line.
+
+    Without an id it is the path, without a group the id, without a split a checksum of the group.
+    """
+    rows, names = read_table(path)
+    check_columns(path, [columns["path"], columns["caption"]], names)
+    images, pairs = images or path.parent, []
+    for row in rows:
+        name = str(row[columns["path"]])
+        identity = str(row.get(columns["id"]) or name)
+        group = str(row.get(columns["group"]) or identity)
+        split = str(row.get(columns["split"]) or split_of(group))
+        captions = row[columns["caption"]]
+        for caption in captions if isinstance(captions, list) else [captions]:
+            pairs.append(Pair(images / name, tidy(str(caption)), identity, group, split))
+    strange = {pair.split for pair in pairs} - {"train", "val", "test"}
+    if strange:
+        raise SystemExit(f"{path}: expected splits train, val and test, got {listed(strange)}")
+    write_pairs(folder / "pairs.csv", pairs)
+
+
+def read_table(path: Path) -> tuple[list[dict[str, Any]], Iterable[str]]:
+    if not path.is_file():
+        raise SystemExit(f"{path}: expected a table, got none")
+    if path.suffix == ".parquet":
+        try:
+            from pyarrow import parquet  # for this one format only
+        except ModuleNotFoundError:
+            raise SystemExit(f"{path}: expected pyarrow to be installed, got none") from None
+        content = parquet.read_table(path)
+        return content.to_pylist(), content.column_names
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
+        return list(reader), reader.fieldnames or ()

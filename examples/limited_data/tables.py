@@ -1,0 +1,113 @@
+"""The pairs table: a CSV that says which picture and which caption belong together.
+
+One line a pair, in the columns path, caption, id, group, split. Lines of one id show one picture,
+so a picture with five captions has five. Lines of one group are kept on one side of a split: for
+clip art that is the concept, for classes the label. Paths are relative to the table's folder.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
+
+COLUMNS = ("path", "caption", "id", "group", "split")
+SHOWN = 5  # names that a message lists
+
+
+class Pair(NamedTuple):
+    path: Path
+    caption: str
+    id: str
+    group: str
+    split: str
+
+
+def listed(names: Iterable[object]) -> str:
+    """The first of many names, and how many more there are."""
+    texts = [str(name) for name in names]
+    more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
+    return ", ".join(texts[:SHOWN]) + more
+
+
+def write_pairs(table: Path, pairs: Sequence[Pair]) -> None:
+    """Write a table, whole or not at all; every picture has to be there."""
+    if not pairs:
+        raise SystemExit(f"{table}: expected at least one pair, got none")
+    missing = [path for path in dict.fromkeys(pair.path for pair in pairs) if not path.is_file()]
+    if missing:
+        raise SystemExit(f"{table}: expected every picture to be there, got no {listed(missing)}")
+    table.parent.mkdir(parents=True, exist_ok=True)
+    folder, draft = table.parent.resolve(), table.with_suffix(".tmp")
+    with draft.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for pair in pairs:
+            path = pair.path.resolve()
+            inside = path.is_relative_to(folder)
+            writer.writerow([path.relative_to(folder) if inside else path, *pair[1:]])
+    draft.replace(table)
+    splits = Counter(pair.split for pair in pairs)
+    pictures = len({pair.id for pair in pairs})
+    sizes = ", ".join(f"{count} {split}" for split, count in splits.items())
+    print(f"{table}: {len(pairs)} pairs of {pictures} pictures ({sizes})")
+
+
+def read_pairs(table: Path) -> list[Pair]:
+    """Read a table, and refuse one that lacks a column."""
+    if not table.is_file():
+        raise SystemExit(f"{table}: expected a pairs table, got none; prepare_data.py makes it")
+    with table.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        check_columns(table, COLUMNS, reader.fieldnames or ())
+        return [
+            Pair(table.parent / row["path"], *(row[column] for column in COLUMNS[1:]))
+            for row in reader
+        ]
+
+
+def check_columns(table: Path, wanted: Iterable[str], there: Iterable[str]) -> None:
+    there = list(there)
+    missing = [column for column in wanted if column not in there]
+    if missing:
+        raise SystemExit(
+            f"{table}: expected the columns {listed(missing)}, got {listed(there) or 'none'}"
+        )
+
+
+def split_of(group: str, *, validation: int = 10, test: int = 35) -> str:
+    """A group's split, in percent of all groups: the same in every set and on every machine."""
+    place = crc32(group.encode()) % 100
+    return "test" if place < test else "val" if place < test + validation else "train"
+
+
+def numbered(values: Iterable[Hashable]) -> list[int]:
+    """0, 1, 2, ... for the different values, in the order in which they come."""
+    numbers: dict[Hashable, int] = {}
+    return [numbers.setdefault(value, len(numbers)) for value in values]
+
+
+def positives(pairs: Sequence[Pair], *, by: str = "both") -> list[int]:
+    """A number for each pair: pairs that share it belong together, for losses and retrieval.
+
+    By "image", "caption" or "both": then whatever a chain of equal pictures and equal captions
+    connects.
+    """
+    images = numbered(pair.id for pair in pairs)
+    captions = numbered(pair.caption for pair in pairs)
+    if by != "both":
+        return {"image": images, "caption": captions}[by]
+    parent = list(range(len(set(images)) + len(set(captions))))
+
+    def root(node: int) -> int:
+        while parent[node] != node:
+            parent[node] = node = parent[parent[node]]
+        return node
+
+    captions = [len(set(images)) + caption for caption in captions]
+    for image, caption in zip(images, captions, strict=True):
+        parent[root(image)] = root(caption)
+    return numbered(root(image) for image in images)
