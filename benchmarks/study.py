@@ -26,9 +26,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from structure_reg import Aligner, StructureLoss, released_aligner, retrieval, select_layers
-from structure_reg.alignment.scaling import scaled, scaling
-from structure_reg.alignment.start import starting_objective
-from structure_reg.alignment.training import Pairs, train
+from structure_reg.training.loop import Pairs, train
+from structure_reg.training.scaling import scaled, scaling
+from structure_reg.training.start import starting_objective
 
 SETS = ("openclipart", "emoji-noto")
 ENCODERS = ("image_dino", "image_effnet")

@@ -3,8 +3,6 @@
 from importlib.metadata import version
 
 from structure_reg._tiles import tile_budget
-from structure_reg.alignment.aligner import Aligner
-from structure_reg.alignment.released import released_aligner
 from structure_reg.evaluation.hypersphere import alignment, modality_gap, uniformity
 from structure_reg.evaluation.neighbourhood import (
     continuity,
@@ -52,6 +50,8 @@ from structure_reg.similarity.rv import rv
 from structure_reg.similarity.sequences import edit_knn, lcs_knn
 from structure_reg.similarity.streaming import CKA
 from structure_reg.similarity.ties import tie_fraction
+from structure_reg.training.aligner import Aligner
+from structure_reg.training.released import released_aligner
 
 __version__ = version("structure-reg")
 

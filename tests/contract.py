@@ -365,7 +365,7 @@ PROMISES: dict[str, Promise] = {
 
 # Public names that are no function of tensors to tensors, and the file that holds them to theirs.
 TESTED_IN = {
-    "Aligner": "alignment/test_aligner.py",
+    "Aligner": "training/test_aligner.py",
     "AsifHead": "heads/test_closed_forms.py",
     "CKA": "similarity/test_streaming.py",
     "CcaSelection": "heads/test_cca_selection.py",
@@ -400,7 +400,7 @@ TESTED_IN = {
     "merge_stores": "layers/test_store.py",
     "neighbourhood_overlap": "evaluation/test_neighbourhood.py",
     "pwcca": "similarity/test_other_similarities.py",
-    "released_aligner": "alignment/test_released.py",
+    "released_aligner": "training/test_released.py",
     "retrieval": "evaluation/test_retrieval.py",
     "save_heads": "heads/test_file.py",
     "select_cca": "heads/test_cca_selection.py",

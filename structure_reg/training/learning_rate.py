@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from structure_reg.alignment.objective import Objective
+from structure_reg.training.objective import Objective
 
 LEAST, MOST, STEPS, FALLBACK = 1e-7, 10.0, 100, 1e-3
 

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from structure_reg._checks import check_choice, check_count, check_number
 from structure_reg._gram import unit_rows
-from structure_reg.alignment._checks import (
+from structure_reg.evaluation.retrieval import retrieval
+from structure_reg.layers.report import LayerSelection
+from structure_reg.training._checks import (
     check_finite,
     check_head,
     check_layer_choice,
@@ -22,15 +24,13 @@ from structure_reg.alignment._checks import (
     check_validation,
     no_fit,
 )
-from structure_reg.alignment.choice import choose_layers
-from structure_reg.alignment.file import read_aligner, write_aligner
-from structure_reg.alignment.scaling import scaled, scaling
-from structure_reg.alignment.sides import Features, as_ids, as_tensor, layer_of, like
-from structure_reg.alignment.start import CLOSED, TRAINED, Heads, shared_width, starting_objective
-from structure_reg.alignment.training import Pairs, train
-from structure_reg.alignment.validation import validator
-from structure_reg.evaluation.retrieval import retrieval
-from structure_reg.layers.report import LayerSelection
+from structure_reg.training.choice import choose_layers
+from structure_reg.training.file import read_aligner, write_aligner
+from structure_reg.training.loop import Pairs, train
+from structure_reg.training.scaling import scaled, scaling
+from structure_reg.training.sides import Features, as_ids, as_tensor, layer_of, like
+from structure_reg.training.start import CLOSED, TRAINED, Heads, shared_width, starting_objective
+from structure_reg.training.validation import validator
 
 FEWEST = 8  # pairs, as select_layers and select_cca need them
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from structure_reg.alignment._checks import check_width
 from structure_reg.heads.columns import columns
+from structure_reg.training._checks import check_width
 
 
 def scaling(x: Tensor, standardise: bool) -> tuple[Tensor, Tensor]:

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from structure_reg._checks import check_count, check_number
-from structure_reg.alignment._checks import check_head
-from structure_reg.alignment.aligner import Aligner
 from structure_reg.heads.linear import LinearHead
 from structure_reg.losses.structure import StructureLoss
+from structure_reg.training._checks import check_head
+from structure_reg.training.aligner import Aligner
 
 BATCH = 4096
 EPOCHS = 1000

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from structure_reg.alignment.objective import Objective
 from structure_reg.heads.asif import fit_asif
 from structure_reg.heads.cca import fit_cca
 from structure_reg.heads.cca_selection import select_cca
@@ -23,10 +22,11 @@ from structure_reg.heads.ridge import fit_ridge
 from structure_reg.losses.clip import ClipLoss
 from structure_reg.losses.structure import StructureLoss
 from structure_reg.losses.temperature import temperature_for_perplexity
+from structure_reg.training.objective import Objective
 
 if TYPE_CHECKING:
-    from structure_reg.alignment.aligner import Aligner
-    from structure_reg.alignment.training import Pairs
+    from structure_reg.training.aligner import Aligner
+    from structure_reg.training.loop import Pairs
 
 PERPLEXITY = 40.0
 

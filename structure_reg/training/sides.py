@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from structure_reg.alignment._checks import (
+from structure_reg.training._checks import (
     check_id_count,
     check_rows,
     no_features,

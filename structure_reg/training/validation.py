@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from structure_reg.alignment.objective import Objective
 from structure_reg.evaluation.retrieval import retrieval
+from structure_reg.training.objective import Objective
 
 
 def validator(

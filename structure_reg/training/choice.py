@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from structure_reg.alignment.sides import Features, as_ids, as_tensor, layer_names, layer_of
 from structure_reg.layers.report import LayerSelection
 from structure_reg.layers.selection import select_layers
+from structure_reg.training.sides import Features, as_ids, as_tensor, layer_names, layer_of
 
 
 def choose_layers(

@@ -12,7 +12,7 @@ from structure_reg.heads._checks import no_heads_file
 from structure_reg.heads.file import read_heads, write_heads
 
 if TYPE_CHECKING:
-    from structure_reg.alignment.aligner import Aligner
+    from structure_reg.training.aligner import Aligner
 
 FORMAT = "structure-reg aligner 1"
 SCALING = ("mean_x", "factor_x", "mean_y", "factor_y")

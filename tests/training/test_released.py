@@ -9,7 +9,7 @@ import torch
 from contract import normal
 
 import structure_reg as sr
-from structure_reg.alignment.released import climbing_cosine
+from structure_reg.training.released import climbing_cosine
 
 
 @pytest.mark.parametrize(("pairs", "epoch"), [(300, 1000), (5000, 1000), (10_000, 500)])

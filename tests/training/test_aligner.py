@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import structure_reg as sr
-from structure_reg.alignment.fusemix import fusemix
-from structure_reg.alignment.objective import Objective
-from structure_reg.alignment.schedules import constant, cosine_decay, linear_warmup
-from structure_reg.alignment.start import start_linear
+from structure_reg.training.fusemix import fusemix
+from structure_reg.training.objective import Objective
+from structure_reg.training.schedules import constant, cosine_decay, linear_warmup
+from structure_reg.training.start import start_linear
 
 TRAINED = ("linear", "residual", "mlp", "sail")
 CLOSED = ("ridge", "cca", "csa", "procrustes", "asif")

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from structure_reg._checks import no_tqdm
-from structure_reg.alignment.fusemix import fusemix
-from structure_reg.alignment.learning_rate import find_learning_rate
-from structure_reg.alignment.objective import Objective, Unpaired
-from structure_reg.alignment.schedules import cosine_decay, linear_warmup
 from structure_reg.losses.frozen import FrozenStructure
 from structure_reg.losses.structure import StructureLoss
+from structure_reg.training.fusemix import fusemix
+from structure_reg.training.learning_rate import find_learning_rate
+from structure_reg.training.objective import Objective, Unpaired
+from structure_reg.training.schedules import cosine_decay, linear_warmup
 
 if TYPE_CHECKING:
-    from structure_reg.alignment.aligner import Aligner
+    from structure_reg.training.aligner import Aligner
 
 VALIDATIONS = 25  # in a training
 PREPARED_ROWS = 8192  # at the most: 256 MB of neighbourhoods a side and level
