@@ -32,7 +32,7 @@ from structure_reg.training.start import starting_objective
 
 SETS = ("openclipart", "emoji-noto")
 ENCODERS = ("image_dino", "image_effnet")
-SIZES = (50, 100, 200, 400, None)
+SIZES = ("50", "100", "200", "400", "all")
 CLOSED = ("ridge", "cca", "csa", "procrustes", "asif")
 
 
@@ -144,14 +144,16 @@ def trained(aligner: Aligner, pairs: Pairs, val: Pairs, test: Pairs) -> dict[str
     return {"start": on_test[0], "end": on_test[-1], "early": on_test[best], "curve": on_test}
 
 
-def runs(data: dict[str, Pictures], seeds: range) -> Iterator[tuple[dict[str, Any], Any]]:
+def runs(
+    data: dict[str, Pictures], seeds: range, sizes: list[str]
+) -> Iterator[tuple[dict[str, Any], Any]]:
     """What there is to run, seed after seed, so that a part of it is a smaller study."""
     for seed in seeds:
         for name, pictures in data.items():
             for encoder in ENCODERS:
-                for n in SIZES:
-                    key = {"set": name, "encoder": encoder, "n": n or "all", "seed": seed}
-                    yield key, pictures
+                for n in sizes:
+                    n_or_all = n if n == "all" else int(n)
+                    yield {"set": name, "encoder": encoder, "n": n_or_all, "seed": seed}, pictures
 
 
 def cell(key: dict[str, Any], s: Pictures, methods: set[str], done: set[str]) -> Iterator[Any]:
@@ -193,6 +195,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--output", type=Path, default=Path("outputs/study.jsonl"))
     parser.add_argument("--seeds", type=int, nargs=2, default=(0, 5), help="from, to")
+    parser.add_argument("--sizes", nargs="*", default=SIZES)
     parser.add_argument("--methods", nargs="*", default=[*CLOSED, *trained_methods(2, 0)])
     args = parser.parse_args()
     if args.command == "page":
@@ -202,7 +205,7 @@ def main() -> None:
     written = args.output.read_text().splitlines() if args.output.exists() else []
     done = {identity(json.loads(line)) for line in written}
     data = {name: Pictures(args.data, name) for name in SETS}
-    todo = list(runs(data, range(*args.seeds)))
+    todo = list(runs(data, range(*args.seeds), args.sizes))
     for key, pictures in tqdm(todo, desc="cells", unit="cell", mininterval=10):
         for line in cell(key, pictures, set(args.methods), done):
             with args.output.open("a") as file:
