@@ -116,7 +116,7 @@ def kept(aligner: Model, of: Features, layers: list[str], run: Run) -> dict[str,
                 value = getattr(structure_reg, measure)(frozen, aligned, k=k, metric="cosine")
                 found.setdefault(side, {}).setdefault(measure, {})[k] = value
     found["modality gap"] = structure_reg.modality_gap(z_x, z_y)
-    found["alignment"] = structure_reg.training(z_x, z_y)
+    found["alignment"] = structure_reg.alignment(z_x, z_y)
     found["uniformity"] = [structure_reg.uniformity(z) for z in (z_x, z_y)]
     return found
 
