@@ -3,10 +3,9 @@
     python benchmarks/study.py run --data FOLDER --output results.jsonl   # about three hours
     python benchmarks/study.py page --output results.jsonl                # docs/study.md, pictures
 
-FOLDER holds `openclipart.safetensors` and `.jsonl`, `emoji-noto.safetensors` and `.jsonl` as
-`examples/data` holds the first: a tensor per layer, a line per pair with its text and split. A run
-is a line of the output, and what is there already is not run again. Seeds choose the pairs as well
-as the weights. The test split is read here alone: settings were chosen on folds of the other two.
+FOLDER holds `openclipart.safetensors` and `.jsonl`, `emoji-noto.safetensors` and `.jsonl`: a tensor
+per layer, a line per pair with its text and split; `study_data.py` makes such a folder. A run is a line of
+the output, and what is there already is not run again. Seeds choose the pairs as well as the weights. The test split is read here alone: settings were chosen on folds of the other two.
 """
 
 from __future__ import annotations
