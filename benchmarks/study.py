@@ -1,11 +1,13 @@
 """Which setting should a user get? Two data sets, two image encoders, 50 pairs to all of them.
 
-    python benchmarks/study.py run --data FOLDER --output results.jsonl   # about three hours
-    python benchmarks/study.py page --output results.jsonl                # docs/study.md, pictures
+    python benchmarks/study.py run --data FOLDER --output results.jsonl
+    python benchmarks/study.py page --output results.jsonl
 
-FOLDER holds `openclipart.safetensors` and `.jsonl`, `emoji-noto.safetensors` and `.jsonl`: a tensor
-per layer, a line per pair with its text and split; `study_data.py` makes such a folder. A run is a line of
-the output, and what is there already is not run again. Seeds choose the pairs as well as the weights. The test split is read here alone: settings were chosen on folds of the other two.
+The first takes two to three hours of one core, the second writes docs/study.md and its pictures.
+FOLDER holds `openclipart.safetensors` and `.jsonl`, `emoji-noto.safetensors` and `.jsonl`: a
+tensor per layer, a line per pair with its text and split; `study_data.py` makes such a folder. A
+run is a line of the output, and what is there already is not run again. Seeds choose the pairs as
+well as the weights. The test split is read here alone: settings were chosen on folds of the rest.
 """
 
 from __future__ import annotations

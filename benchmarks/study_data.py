@@ -8,8 +8,8 @@
     cd ../..
     python benchmarks/study_data.py --root examples/limited_data/data --output FOLDER
 
-The pairs and their splits are those of the example: the same pictures, cut by concept in another way
-than the sets of the study's page, so that figures agree in kind and not to the digit.
+Pairs and splits are those of the example: the same pictures, cut by concept in another way than the
+sets of the study's page, so that figures agree in kind and not to the digit.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class Results:
                     cell = self.of[line["layers"], line["method"], moment][key]
                     cell[line["seed"]] = line[moment]
         self.keys = list(self.of["selected", DEFAULT, "end"])
-        self.seeds = sorted(next(iter(self.of["selected", DEFAULT, "end"].values())))
+        self.seeds = sorted({line["seed"] for line in self.lines})
 
     def mean(self, what: tuple[str, str, str], keep: Callable[[Key], bool]) -> tuple[float, float]:
         """Over cells and seeds, in percent, with the standard error over seeds."""
@@ -41,13 +41,19 @@ class Results:
         per_seed = [100 * np.mean([cell[s] for cell in cells]) for s in self.seeds]
         return float(np.mean(per_seed)), error(per_seed)
 
+    def whole(self, what: tuple[str, str, str], key: Key) -> bool:
+        """Whether all seeds are there."""
+        return set(self.of[what].get(key, {})) >= set(self.seeds)
+
     def gain(
         self, a: tuple[str, str, str], b: tuple[str, str, str], keep: Callable[[Key], bool]
     ) -> tuple[float, float]:
         """Mean over cells of the relative gain of a over b, in percent; error over seeds."""
         per_seed = []
+        cells = [
+            key for key in self.keys if keep(key) and self.whole(a, key) and self.whole(b, key)
+        ]
         for s in self.seeds:
-            cells = [key for key in self.keys if keep(key)]
             ratio = [self.of[a][key][s] / self.of[b][key][s] - 1 for key in cells]
             per_seed.append(100 * np.mean(ratio))
         return float(np.mean(per_seed)), error(per_seed)
@@ -67,23 +73,30 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def cells_table(r: Results) -> str:
-    """Every method, mean over the numbers of pairs, for each set and encoder."""
+def cells_table(r: Results, sizes: list[Any], *, others: bool) -> str:
+    """Every method, mean over these numbers of pairs, for each set and encoder."""
+    keys = [key for key in r.keys if key[2] in sizes]
     columns = [(d, e) for d in dict.fromkeys(k[0] for k in r.keys) for e in NAMES]
     rows = []
-    for layers, method, moment in sorted(r.of, key=order):
+    for what in sorted(r.of, key=order):
+        layers, method, moment = what
+        everywhere = all(r.whole(what, key) for key in r.keys)
+        if not all(r.whole(what, key) for key in keys) or (
+            everywhere and others and (layers, method) not in BESIDE
+        ):
+            continue
         if moment == "start" and method != "linear":
             continue
-        what = layers, method, moment
-        if any(len(r.of[what].get(key, {})) < len(r.seeds) for key in r.keys):
-            continue
         name = {"end": method, "early": f"{method}, early stopping", "start": "start of linear"}
-        values = [r.mean(what, cell_filter(d, e)) for d, e in columns]
-        everything = r.mean(what, cell_filter())
-        cells = [f"{mean:.1f}" for mean, _ in values]
-        rows.append([layers, name[moment], *cells, f"{everything[0]:.1f} ± {everything[1]:.1f}"])
+        values = [r.mean(what, lambda k, c=c: k[:2] == c and k in keys) for c in columns]
+        mean, se = r.mean(what, lambda k: k in keys)
+        cells = [f"{value:.1f}" for value, _ in values]
+        rows.append([layers, name[moment], *cells, f"{mean:.2f} ± {se:.2f}"])
     head = ["layers", "heads", *(f"{d}, {NAMES[e]}" for d, e in columns), "all"]
     return table(head, rows)
+
+
+BESIDE = {("selected", "linear"), ("selected", DEFAULT)}
 
 
 def order(what: tuple[str, str, str]) -> tuple[Any, ...]:
@@ -96,7 +109,16 @@ def gains_table(r: Results) -> str:
     chosen = "selected", DEFAULT
     rows = []
     for label, a, b in (
-        ("over the last layers, plain", (*chosen, "end"), ("last", "linear, random start", "end")),
+        (
+            "over the last layers, plain, from a random start",
+            (*chosen, "end"),
+            ("last", "linear, random start", "end"),
+        ),
+        (
+            "over the last layers, plain, from their CCA",
+            (*chosen, "end"),
+            ("last", "linear", "end"),
+        ),
         ("over the same training without it", (*chosen, "end"), ("selected", "linear", "end")),
         (
             "the same, both stopped early",
@@ -124,8 +146,12 @@ def gains_table(r: Results) -> str:
             ("selected", "MLP", "end"),
         ),
     ):
-        if not (r.of[a] and r.of[b]):
+        both = [key for key in r.keys if r.whole(a, key) and r.whole(b, key)]
+        if not both:
             continue
+        sizes = list(dict.fromkeys(key[2] for key in both))
+        if len(sizes) < len({key[2] for key in r.keys}):
+            label += f"; {', '.join(map(str, sizes))} pairs"
         cells = []
         for d in dict.fromkeys(k[0] for k in r.keys):
             for e in NAMES:
@@ -225,11 +251,16 @@ def write_page(lines: list[Line]) -> None:
     draw_sizes(r, DOCS / "study_sizes.png")
     draw_curves(r, DOCS / "study_curves.png")
     page = (Path(__file__).parent / "study.md").read_text()
+    sizes = list(dict.fromkeys(key[2] for key in r.keys))
+    other = "selected", "MLP + STRUCTURE", "end"
+    some = [n for n in sizes if all(r.whole(other, k) for k in r.keys if k[2] == n)]
     for name, text in (
         ("SEEDS", str(len(r.seeds))),
         ("GAINS", gains_table(r)),
         ("ADVANTAGE", advantage_table(r)),
-        ("CELLS", cells_table(r)),
+        ("CELLS", cells_table(r, sizes, others=False)),
+        ("SOME", ", ".join(map(str, some))),
+        ("OTHERS", cells_table(r, some, others=True)),
     ):
         page = page.replace(f"@{name}@", text)
     (DOCS / "study.md").write_text(page)

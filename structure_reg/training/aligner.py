@@ -229,7 +229,7 @@ class Aligner:
             selection of layers sees each once.
         validation : tuple, optional
             (x, y) or (x, y, ids) of other pairs, with the layers of the training. Training ends at
-            the step that is best on them.
+            the step that is best on them; closed forms have no use for them.
         unpaired : tuple, optional
             Rows of x and rows of y that are paired with nothing, of the layers too: STRUCTURE
             keeps their neighbourhoods beside the pairs'. Their numbers may differ.

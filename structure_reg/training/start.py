@@ -131,6 +131,7 @@ def side_structure(o: Aligner, kept: Tensor) -> nn.Module:
     """The module that was given, or STRUCTURE at the temperature of a perplexity."""
     if o.structure is not None:
         return o.structure
-    rows = kept.detach()[: o.batch_size]
+    # As many rows as a batch has, from all over: data sets come sorted.
+    rows = kept.detach()[:: max(1, len(kept) // o.batch_size)][: o.batch_size]
     perplexity = min(PERPLEXITY, len(rows) / 3)
     return StructureLoss(temperature=temperature_for_perplexity(rows, perplexity))
