@@ -73,29 +73,33 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def cells_table(r: Results, sizes: list[Any], *, others: bool) -> str:
-    """Every method, mean over these numbers of pairs, for each set and encoder."""
-    keys = [key for key in r.keys if key[2] in sizes]
+def cells_table(r: Results, *, others: bool) -> str:
+    """Every method that ran everywhere: its mean for each set and encoder."""
     columns = [(d, e) for d in dict.fromkeys(k[0] for k in r.keys) for e in NAMES]
     rows = []
     for what in sorted(r.of, key=order):
         layers, method, moment = what
-        everywhere = all(r.whole(what, key) for key in r.keys)
-        if not all(r.whole(what, key) for key in keys) or (
-            everywhere and others and (layers, method) not in BESIDE
-        ):
+        if not all(r.whole(what, key) for key in r.keys):
+            continue
+        if others and method in COMMON and (layers, method) not in BESIDE:
             continue
         if moment == "start" and method != "linear":
             continue
         name = {"end": method, "early": f"{method}, early stopping", "start": "start of linear"}
-        values = [r.mean(what, lambda k, c=c: k[:2] == c and k in keys) for c in columns]
-        mean, se = r.mean(what, lambda k: k in keys)
-        cells = [f"{value:.1f}" for value, _ in values]
+        cells = [f"{r.mean(what, cell_filter(d, e))[0]:.1f}" for d, e in columns]
+        mean, se = r.mean(what, cell_filter())
         rows.append([layers, name[moment], *cells, f"{mean:.2f} ± {se:.2f}"])
     head = ["layers", "heads", *(f"{d}, {NAMES[e]}" for d, e in columns), "all"]
     return table(head, rows)
 
 
+COMMON = (
+    *CLOSED,
+    "linear",
+    DEFAULT,
+    "linear, random start",
+    "linear, random start + STRUCTURE",
+)
 BESIDE = {("selected", "linear"), ("selected", DEFAULT)}
 
 
@@ -104,54 +108,65 @@ def order(what: tuple[str, str, str]) -> tuple[Any, ...]:
     return layers, method not in CLOSED, method, moment
 
 
-def gains_table(r: Results) -> str:
+LAST, SELECTED = "last", "selected"
+GAINS = (
+    (
+        "over the last layers, plain, from a random start",
+        (SELECTED, DEFAULT, "end"),
+        (LAST, "linear, random start", "end"),
+    ),
+    (
+        "over the last layers, plain, from their CCA",
+        (SELECTED, DEFAULT, "end"),
+        (LAST, "linear", "end"),
+    ),
+    (
+        "over the same training without it",
+        (SELECTED, DEFAULT, "end"),
+        (SELECTED, "linear", "end"),
+    ),
+    ("the same, both stopped early", (SELECTED, DEFAULT, "early"), (SELECTED, "linear", "early")),
+    (
+        "from a random start, over the same without it",
+        (SELECTED, "linear, random start + STRUCTURE", "end"),
+        (SELECTED, "linear, random start", "end"),
+    ),
+)
+OTHER_GAINS = (
+    (
+        "residual head, over the same without it",
+        (SELECTED, "residual + STRUCTURE", "end"),
+        (SELECTED, "residual", "end"),
+    ),
+    (
+        "MLP head, over the same without it",
+        (SELECTED, "MLP + STRUCTURE", "end"),
+        (SELECTED, "MLP", "end"),
+    ),
+    (
+        "of all frozen neighbourhoods, over the same without it",
+        (SELECTED, "linear + STRUCTURE of all", "end"),
+        (SELECTED, "linear", "end"),
+    ),
+    (
+        "as released, selected layers, over the same without it",
+        (SELECTED, "released + STRUCTURE", "end"),
+        (SELECTED, "released", "end"),
+    ),
+    (
+        "as released, last layers, over the same without it",
+        (LAST, "released + STRUCTURE", "end"),
+        (LAST, "released", "end"),
+    ),
+)
+
+
+def gains_table(r: Results, *, others: bool) -> str:
     """What the selected layers and STRUCTURE are worth, for each set and encoder."""
-    chosen = "selected", DEFAULT
     rows = []
-    for label, a, b in (
-        (
-            "over the last layers, plain, from a random start",
-            (*chosen, "end"),
-            ("last", "linear, random start", "end"),
-        ),
-        (
-            "over the last layers, plain, from their CCA",
-            (*chosen, "end"),
-            ("last", "linear", "end"),
-        ),
-        ("over the same training without it", (*chosen, "end"), ("selected", "linear", "end")),
-        (
-            "the same, both stopped early",
-            (*chosen, "early"),
-            ("selected", "linear", "early"),
-        ),
-        (
-            "from a random start, over the same without it",
-            ("selected", "linear, random start + STRUCTURE", "end"),
-            ("selected", "linear, random start", "end"),
-        ),
-        (
-            "as released, over the same without it",
-            ("selected", "released + STRUCTURE", "end"),
-            ("selected", "released", "end"),
-        ),
-        (
-            "residual head, over the same without it",
-            ("selected", "residual + STRUCTURE", "end"),
-            ("selected", "residual", "end"),
-        ),
-        (
-            "MLP head, over the same without it",
-            ("selected", "MLP + STRUCTURE", "end"),
-            ("selected", "MLP", "end"),
-        ),
-    ):
-        both = [key for key in r.keys if r.whole(a, key) and r.whole(b, key)]
-        if not both:
+    for label, a, b in OTHER_GAINS if others else GAINS:
+        if not all(r.whole(what, key) for what in (a, b) for key in r.keys):
             continue
-        sizes = list(dict.fromkeys(key[2] for key in both))
-        if len(sizes) < len({key[2] for key in r.keys}):
-            label += f"; {', '.join(map(str, sizes))} pairs"
         cells = []
         for d in dict.fromkeys(k[0] for k in r.keys):
             for e in NAMES:
@@ -246,21 +261,31 @@ def draw_curves(r: Results, path: Path) -> None:
     plt.close(figure)
 
 
+def of_all_methods(lines: list[Line]) -> list[Line]:
+    """The lines of those numbers of pairs and seeds for which every method ran."""
+    ran: dict[tuple[Any, Any], set[tuple[str, ...]]] = defaultdict(set)
+    for line in lines:
+        what = line["set"], line["encoder"], line["layers"], line["method"]
+        ran[line["n"], line["seed"]].add(what)
+    most = max(map(len, ran.values()))
+    return [line for line in lines if len(ran[line["n"], line["seed"]]) == most]
+
+
 def write_page(lines: list[Line]) -> None:
-    r = Results(lines)
+    some = Results(of_all_methods(lines))
+    r = Results([line for line in lines if line["method"] in COMMON])
     draw_sizes(r, DOCS / "study_sizes.png")
     draw_curves(r, DOCS / "study_curves.png")
     page = (Path(__file__).parent / "study.md").read_text()
-    sizes = list(dict.fromkeys(key[2] for key in r.keys))
-    other = "selected", "MLP + STRUCTURE", "end"
-    some = [n for n in sizes if all(r.whole(other, k) for k in r.keys if k[2] == n)]
     for name, text in (
         ("SEEDS", str(len(r.seeds))),
-        ("GAINS", gains_table(r)),
+        ("GAINS", gains_table(r, others=False)),
         ("ADVANTAGE", advantage_table(r)),
-        ("CELLS", cells_table(r, sizes, others=False)),
-        ("SOME", ", ".join(map(str, some))),
-        ("OTHERS", cells_table(r, some, others=True)),
+        ("CELLS", cells_table(r, others=False)),
+        ("SOME", ", ".join(str(n) for n in dict.fromkeys(key[2] for key in some.keys))),
+        ("SOME_SEEDS", str(len(some.seeds))),
+        ("OTHER_GAINS", gains_table(some, others=True)),
+        ("OTHERS", cells_table(some, others=True)),
     ):
         page = page.replace(f"@{name}@", text)
     (DOCS / "study.md").write_text(page)
