@@ -1,13 +1,14 @@
 """Which setting should a user get? Two data sets, two image encoders, 50 pairs to all of them.
 
-    python benchmarks/study.py run --data FOLDER --output results.jsonl
-    python benchmarks/study.py page --output results.jsonl
+    python benchmarks/study.py run --data FOLDER [--output FILE]
+    python benchmarks/study.py page [--output FILE]
 
 The first takes two to three hours of one core, the second writes docs/study.md and its pictures.
 FOLDER holds `openclipart.safetensors` and `.jsonl`, `emoji-noto.safetensors` and `.jsonl`: a
 tensor per layer, a line per pair with its text and split; `study_data.py` makes such a folder. A
-run is a line of the output, and what is there already is not run again. Seeds choose the pairs as
-well as the weights. The test split is read here alone: settings were chosen on folds of the rest.
+run is a line of FILE, `study.jsonl` beside this script, and what is there is not run again. Seeds
+choose the pairs as well as the weights. The test split is read here alone: settings were chosen on
+folds of the rest.
 """
 
 from __future__ import annotations
@@ -194,7 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("command", choices=["run", "page"])
     parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--output", type=Path, default=Path("outputs/study.jsonl"))
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_suffix(".jsonl"))
     parser.add_argument("--seeds", type=int, nargs=2, default=(0, 5), help="from, to")
     parser.add_argument("--sizes", nargs="*", default=SIZES)
     parser.add_argument("--methods", nargs="*", default=[*CLOSED, *trained_methods(2, 0)])
