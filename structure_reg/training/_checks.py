@@ -120,10 +120,3 @@ def no_layer(function: str, name: str, layer: Any, names: Sequence[Any]) -> Valu
 
 def no_fit(function: str) -> RuntimeError:
     return RuntimeError(f"{function}: expected a fitted Aligner, got one before fit")
-
-
-def no_anchors(kind: str) -> TypeError:
-    return TypeError(
-        "Aligner.fit: expected a structure module that takes anchors= beside unpaired rows, "
-        f"got {kind}"
-    )

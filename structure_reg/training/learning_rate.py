@@ -24,8 +24,7 @@ def find_learning_rate(
     as it was. 1e-3 where the loss never falls.
     """
     before = copy.deepcopy(objective.state_dict())
-    trained = [p for p in objective.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=LEAST, betas=(0.9, 0.95), weight_decay=weight_decay)
+    optimizer = optimizer_of(objective, LEAST, weight_decay)
     rates = [LEAST * math.pow(MOST / LEAST, i / (STEPS - 1)) for i in range(STEPS)]
     losses: list[float] = []
     for rate, batch in zip(rates, itertools.islice(stream, STEPS), strict=True):
@@ -43,3 +42,8 @@ def find_learning_rate(
     if not slopes or not min(slopes) < 0:
         return FALLBACK
     return rates[slopes.index(min(slopes))] / 5
+
+
+def optimizer_of(objective: Objective, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    return torch.optim.AdamW(trained, lr=lr, betas=(0.9, 0.95), weight_decay=weight_decay)

@@ -15,7 +15,7 @@ from structure_reg._checks import no_tqdm
 from structure_reg.losses.frozen import FrozenStructure
 from structure_reg.losses.structure import StructureLoss
 from structure_reg.training.fusemix import fusemix
-from structure_reg.training.learning_rate import find_learning_rate
+from structure_reg.training.learning_rate import find_learning_rate, optimizer_of
 from structure_reg.training.objective import Objective, Unpaired
 from structure_reg.training.schedules import cosine_decay, linear_warmup
 
@@ -167,11 +167,6 @@ def shown(steps: range, progress: bool) -> Iterable[int]:
 
 
 NAMES = ("contrastive", "structure", "logit_scale", "weight")
-
-
-def optimizer_of(objective: Objective, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    trained = [p for p in objective.parameters() if p.requires_grad]
-    return torch.optim.AdamW(trained, lr=lr, betas=(0.9, 0.95), weight_decay=weight_decay)
 
 
 class Watch:
