@@ -45,7 +45,8 @@ class Aligner:
     with a contrastive loss L of the pairs and STRUCTURE R of either side. By default the pair of
     layers is selected; a canonical correlation analysis g, whose ridges are chosen on held-out
     pairs, finds the directions that the two sides share; the heads f start from it, and STRUCTURE
-    keeps the neighbourhoods of the frozen features in these directions.
+    keeps the neighbourhoods of the frozen features in these directions. Noise on x and y shows both
+    terms rows that are not among the pairs.
 
     Parameters
     ----------
@@ -61,7 +62,7 @@ class Aligner:
         than the pairs and widths have. ASIF and ridge have their own.
     structure_weight : float
         :math:`\lambda \ge 0`, on the mean of both sides as in the authors' release; the paper's
-        formula has the sum, and half the weight. 0 is plain contrastive training.
+        formula has the sum, and half the weight. 0 is plain contrastive training, without noise.
     keep : {"shared", "frozen"}
         Whose neighbourhoods STRUCTURE keeps: of the frozen features in the directions that both
         sides share, or of all of them as in the paper, where g is the identity. The study in the
@@ -96,6 +97,10 @@ class Aligner:
     logit_scale : float, optional
         A fixed scale of the cosines. None: learned, from the one that :func:`select_cca` finds, or
         from 1 / 0.07 at a random start.
+    noise : float, optional
+        Standard deviation, in those of the columns, of the Gaussian noise that x and y get anew in
+        every batch, for both terms. None: 1 beside STRUCTURE, and none where its weight is 0, which
+        is plain contrastive training.
     fusemix : float, optional
         :math:`\alpha > 0` of FuseMix, which mixes the pairs of every batch. None: no mixing.
     monitor : {"recall", "objective"}
@@ -173,6 +178,7 @@ class Aligner:
         weight_decay: float = 1e-4,
         warmup: float = 0.0,
         logit_scale: float | None = None,
+        noise: float | None = None,
         fusemix: float | None = None,
         monitor: str = "recall",
         patience: float = 0.2,
@@ -197,6 +203,8 @@ class Aligner:
         check_number(name, "patience", patience, above=0.0)
         if logit_scale is not None:
             check_number(name, "logit_scale", logit_scale, above=0.0)
+        if noise is not None:
+            check_number(name, "noise", noise, least=0.0)
         if fusemix is not None:
             check_number(name, "fusemix", fusemix, above=0.0)
         check_choice(name, "monitor", monitor, ("recall", "objective"))
@@ -205,8 +213,9 @@ class Aligner:
         self.contrastive, self.start, self.standardise = contrastive, start, standardise
         self.epochs, self.batch_size, self.lr = epochs, batch_size, lr
         self.lr_schedule, self.weight_decay, self.warmup = lr_schedule, weight_decay, warmup
-        self.logit_scale, self.fusemix, self.monitor = logit_scale, fusemix, monitor
-        self.patience, self.seed, self.device, self.progress = patience, seed, device, progress
+        self.logit_scale, self.noise, self.fusemix = logit_scale, noise, fusemix
+        self.monitor, self.patience, self.seed = monitor, patience, seed
+        self.device, self.progress = device, progress
 
     def fit(
         self,

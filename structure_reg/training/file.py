@@ -28,6 +28,7 @@ OPTIONS = (
     "weight_decay",
     "warmup",
     "logit_scale",
+    "noise",
     "fusemix",
     "monitor",
     "patience",
@@ -55,7 +56,7 @@ def read_aligner(path: str | PathLike[str], aligner: Aligner, device: str | torc
     try:
         head_x, head_y = heads
         layer_x, layer_y = json.loads(texts["layers"])
-        options = json.loads(texts["options"])
+        options = {"noise": 0.0} | json.loads(texts["options"])  # 0.1.0 had none
         history = json.loads(texts["history"])
         mean_x, factor_x, mean_y, factor_y = (scaling[name] for name in SCALING)
         for name in (*OPTIONS, *(["head"] if "head" in options else [])):

@@ -16,6 +16,7 @@ from structure_reg.losses.frozen import FrozenStructure
 from structure_reg.losses.structure import StructureLoss
 from structure_reg.training.fusemix import fusemix
 from structure_reg.training.learning_rate import find_learning_rate, optimizer_of
+from structure_reg.training.noise import noisy
 from structure_reg.training.objective import Objective, Unpaired
 from structure_reg.training.schedules import cosine_decay, linear_warmup
 
@@ -44,17 +45,17 @@ class Pairs(NamedTuple):
 
 
 def batches(
-    pairs: Pairs,
-    batch_size: int,
-    alpha: float | None,
-    objective: Objective,
-    generator: torch.Generator,
+    pairs: Pairs, o: Aligner, objective: Objective, generator: torch.Generator
 ) -> Iterator[Batch]:
     """Batches without end: all rows, or shuffled ones without the last that is not full."""
     x, y, ids = pairs.x, pairs.y, pairs.ids
-    n = len(x)
+    n, batch_size = len(x), o.batch_size
+    noise = noise_of(o)
+    deviations = [noise * z.std(0) for z in (x, y)]
+    # On the device: a batch of noise is as large as the batch.
+    of_noise = torch.Generator(x.device).manual_seed(o.seed)
     frozen = None
-    if n <= batch_size and alpha is None and pairs.unpaired is None:
+    if n <= batch_size and o.fusemix is None and noise == 0 and pairs.unpaired is None:
         frozen = prepared(objective, x, y)
     while True:
         order = torch.randperm(n, generator=generator).to(x.device)
@@ -64,9 +65,18 @@ def batches(
             else:
                 rows = order[start : start + batch_size]
                 a, b, of_batch = x[rows], y[rows], None if ids is None else ids[rows]
-            if alpha is not None:
-                a, b = fusemix(a, b, alpha, generator)
+            if o.fusemix is not None:
+                a, b = fusemix(a, b, o.fusemix, generator)
+            if noise > 0:
+                a, b = (noisy(z, d, of_noise) for z, d in zip((a, b), deviations, strict=True))
             yield Batch(a, b, of_batch, frozen, drawn(pairs.unpaired, batch_size, generator))
+
+
+def noise_of(o: Aligner) -> float:
+    """That of the options, or 1 beside STRUCTURE."""
+    if o.noise is not None:
+        return o.noise
+    return 1.0 if o.structure_weight > 0 else 0.0
 
 
 def prepared(
@@ -113,7 +123,7 @@ def train(
     schedule = o.lr_schedule or cosine_decay
     steps = o.epochs * max(1, len(pairs.x) // o.batch_size)
     every = max(1, steps // VALIDATIONS)
-    stream = batches(pairs, o.batch_size, o.fusemix, objective, generator)
+    stream = batches(pairs, o, objective, generator)
     lr = o.lr
     if isinstance(lr, str):
         lr = find_learning_rate(objective, stream, o.structure_weight, o.weight_decay)

@@ -48,7 +48,7 @@ def released_aligner(
       bottom, so that it climbs again after 50 epochs, and so on.
     - *Heads*: random weights, 512 wide. "mlp" is the released low-rank head, whose gate never
       opens: a linear map without bias, orthogonal at the start.
-    - *Features*: as they are, not standardised.
+    - *Features*: as they are, not standardised, without noise.
     - *Validation*: the objective with the weight of the step, so that early steps look better than
       they are; it stops after 200 of 1000 epochs without a better one.
 
@@ -121,6 +121,7 @@ def released_aligner(
         weight_decay=1e-4,
         warmup=RAMP / steps,
         logit_scale=1 / temperature,
+        noise=0.0,
         monitor="objective",
         patience=0.2,
         seed=seed,

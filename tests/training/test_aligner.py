@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,10 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import structure_reg as sr
 from structure_reg.training.fusemix import fusemix
+from structure_reg.training.noise import noisy
 from structure_reg.training.objective import Objective
 from structure_reg.training.schedules import constant, cosine_decay, linear_warmup
 from structure_reg.training.start import start_linear
@@ -124,7 +129,7 @@ class TestTraining:
         weight, tau = 3.0, 0.3
         structure = sr.StructureLoss(temperature=tau, levels=2)
         options = {"structure": structure, "structure_weight": weight, "standardise": False}
-        history = Aligner(**options, epochs=1, keep="frozen").fit(X, Y).history_
+        history = Aligner(**options, epochs=1, keep="frozen", noise=0.0).fit(X, Y).history_
         found = sr.select_cca(X, Y, standardise=False)
         z_x, z_y = (
             head(z)
@@ -144,16 +149,11 @@ class TestTraining:
         assert history["weight"] == [weight]
 
     def test_temperature_is_that_of_a_perplexity(self) -> None:
-        options = {"epochs": 1, "standardise": False, "keep": "frozen"}
+        options = {"epochs": 1, "standardise": False, "keep": "frozen", "noise": 0.0}
         history = Aligner(**options).fit(X, Y).history_
         taus = [sr.temperature_for_perplexity(z, 40.0) for z in (X, Y)]
         given = [
-            Aligner(
-                epochs=1,
-                standardise=False,
-                keep="frozen",
-                structure=sr.StructureLoss(temperature=tau),
-            )
+            Aligner(**options, structure=sr.StructureLoss(temperature=tau))
             .fit(X, Y)
             .history_["structure"][0]
             for tau in taus
@@ -186,8 +186,10 @@ class TestTraining:
         history = Aligner(structure_weight=0.0).fit(X, Y).history_
         assert history["structure"] == [0.0] * 8
         spy = Spy()
-        Aligner(structure_weight=0.0, structure=spy).fit(X, Y)
+        plain = Aligner(structure_weight=0.0, structure=spy).fit(X, Y)
         assert spy.calls == 0
+        without_noise = Aligner(structure_weight=0.0, noise=0.0).fit(X, Y)
+        assert torch.equal(plain.transform_x(NEW_X), without_noise.transform_x(NEW_X))
 
     @pytest.mark.parametrize("head", TRAINED)
     def test_a_seed_is_a_result_and_the_global_generator_stays(self, head: str) -> None:
@@ -266,8 +268,8 @@ class TestTraining:
         assert torch.equal(made.transform_x(NEW_X), made.transform_x(NEW_X))
 
     def test_find_sets_a_rate_and_leaves_the_start(self) -> None:
-        found = Aligner(lr="find", epochs=1).fit(X, Y).history_
-        given = Aligner(lr=1e-3, epochs=1).fit(X, Y).history_
+        found = Aligner(lr="find", epochs=1, noise=0.0).fit(X, Y).history_
+        given = Aligner(lr=1e-3, epochs=1, noise=0.0).fit(X, Y).history_
         assert found["contrastive"] == pytest.approx(given["contrastive"])
         assert Aligner(lr="find", start="random", epochs=60).fit(X, Y).score(NEW_X, NEW_Y) > 0.3
 
@@ -286,12 +288,14 @@ class Spy(nn.Module):
         self.calls = 0
         self.rows: set[int] = set()
         self.anchors: list[tuple[int, ...]] = []
+        self.seen: list[tuple[Tensor, Tensor]] = []
 
     def forward(
         self, frozen: Tensor, aligned: Tensor, *, anchors: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
         self.calls += 1
         self.rows.add(len(frozen))
+        self.seen.append((frozen.clone(), aligned.detach().clone()))
         if anchors is not None:
             self.anchors.append((*anchors[0].shape, *anchors[1].shape))
         return (frozen.mean() - aligned.mean()).square()
@@ -308,6 +312,31 @@ class TestBesideThePairs:
     def test_unpaired_rows_matter(self) -> None:
         with_rows = Aligner().fit(X, Y, unpaired=(NEW_X, NEW_Y)).transform_x(NEW_X)
         assert not torch.equal(with_rows, Aligner().fit(X, Y).transform_x(NEW_X))
+
+    def test_noise_is_gaussian_in_deviations_of_the_columns(self) -> None:
+        from scipy.stats import kstest
+
+        deviation = torch.tensor([0.5, 0.0, 3.0])
+        x = torch.randn(4000, 3)
+        noise = noisy(x, deviation, torch.Generator().manual_seed(0)) - x
+        assert torch.equal(noise[:, 1], torch.zeros(4000))
+        for column in (0, 2):
+            assert kstest(noise[:, column].numpy() / deviation[column].item(), "norm").pvalue > 0.01
+
+    @pytest.mark.parametrize("batch_size", [50, 4096])
+    def test_noise_is_new_in_every_batch_and_both_terms_see_it(self, batch_size: int) -> None:
+        spy = Spy()
+        heads = nn.Linear(20, 8), nn.Linear(14, 8)
+        first = copy.deepcopy(heads[0])
+        options = {"head": heads, "structure": spy, "keep": "frozen", "batch_size": batch_size}
+        Aligner(**options, epochs=20).fit(X, Y)
+        frozen, aligned = zip(*spy.seen[::2], strict=True)  # of x
+        torch.testing.assert_close(first(frozen[0]), aligned[0])
+        # Columns of variance 1 with noise of variance 1, of rows that never come back.
+        torch.testing.assert_close(
+            torch.cat(frozen).var(0).mean(), torch.tensor(2.0), rtol=0.1, atol=0
+        )
+        assert len(torch.cat(frozen).unique(dim=0)) == sum(map(len, frozen))
 
     def test_fusemix_lies_between_pairs_at_one_place_on_both_sides(self) -> None:
         x = torch.randn(500, 3)
@@ -358,6 +387,7 @@ class TestErrors:
             ({"lr": "fast"}, "lr to be one of"),
             ({"lr": 0.0}, "lr"),
             ({"fusemix": 0.0}, "fusemix"),
+            ({"noise": -1.0}, "noise"),
             ({"monitor": "loss"}, "monitor"),
             ({"start": "pca"}, "start"),
             ({"keep": "all"}, "keep"),
@@ -399,6 +429,19 @@ class TestErrors:
         ):
             with pytest.raises(RuntimeError, match="expected a fitted Aligner"):
                 call(sr.Aligner())
+
+    def test_a_file_from_before_there_was_noise(self, tmp_path: Path) -> None:
+        """As 0.1.0 wrote it: trained without."""
+        Aligner().fit(X, Y).save(tmp_path / "now")
+        with safe_open(tmp_path / "now", framework="pt") as file:
+            texts = file.metadata()
+        options = json.loads(texts["options"])
+        del options["noise"]
+        save_file(
+            load_file(tmp_path / "now"), tmp_path / "old", texts | {"options": json.dumps(options)}
+        )
+        assert sr.Aligner.load(tmp_path / "now").noise is None
+        assert sr.Aligner.load(tmp_path / "old").noise == 0
 
     def test_files(self, tmp_path: Path) -> None:
         sr.save_heads(tmp_path / "heads", sr.LinearHead(2, 2))
