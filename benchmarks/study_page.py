@@ -11,9 +11,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 DOCS = Path(__file__).parents[1] / "docs"
-DEFAULT = "linear + STRUCTURE"
+DEFAULT = "linear + STRUCTURE + noise"
 Line = dict[str, Any]
 Key = tuple[str, str, str | int]  # set, encoder, n
+What = tuple[str, str, str]  # layers, method, moment
+Gain = tuple[str, What, What]
+LAST, SELECTED = "last", "selected"
 NAMES = {"image_dino": "ViT-S/14", "image_effnet": "EfficientNet-Lite0"}
 CLOSED = ("ridge", "cca", "csa", "procrustes", "asif")
 
@@ -22,9 +25,7 @@ class Results:
     """Mean recall by layers, method, moment, cell and seed."""
 
     def __init__(self, lines: Iterable[Line]) -> None:
-        self.of: dict[tuple[str, str, str], dict[Key, dict[int, float]]] = defaultdict(
-            lambda: defaultdict(dict)
-        )
+        self.of: dict[What, dict[Key, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
         self.lines = list(lines)
         for line in self.lines:
             for moment in ("start", "end", "early"):
@@ -35,19 +36,17 @@ class Results:
         self.keys = list(self.of["selected", DEFAULT, "end"])
         self.seeds = sorted({line["seed"] for line in self.lines})
 
-    def mean(self, what: tuple[str, str, str], keep: Callable[[Key], bool]) -> tuple[float, float]:
+    def mean(self, what: What, keep: Callable[[Key], bool]) -> tuple[float, float]:
         """Over cells and seeds, in percent, with the standard error over seeds."""
         cells = [self.of[what][key] for key in self.keys if keep(key)]
         per_seed = [100 * np.mean([cell[s] for cell in cells]) for s in self.seeds]
         return float(np.mean(per_seed)), error(per_seed)
 
-    def whole(self, what: tuple[str, str, str], key: Key) -> bool:
+    def whole(self, what: What, key: Key) -> bool:
         """Whether all seeds are there."""
         return set(self.of[what].get(key, {})) >= set(self.seeds)
 
-    def gain(
-        self, a: tuple[str, str, str], b: tuple[str, str, str], keep: Callable[[Key], bool]
-    ) -> tuple[float, float]:
+    def gain(self, a: What, b: What, keep: Callable[[Key], bool]) -> tuple[float, float]:
         """Mean over cells of the relative gain of a over b, in percent; error over seeds."""
         per_seed = []
         cells = [
@@ -93,72 +92,88 @@ def cells_table(r: Results, *, others: bool) -> str:
     return table(head, rows)
 
 
+# By head: without STRUCTURE, with it as released, and in the setting of this library.
+GRID = {
+    "linear, random start": (
+        "linear, random start",
+        "linear, random start + STRUCTURE as released",
+        "linear, random start + STRUCTURE",
+    ),
+    "linear": ("linear", "linear + STRUCTURE as released", DEFAULT),
+    "residual": (
+        "residual",
+        "residual + STRUCTURE as released",
+        "residual + STRUCTURE + noise",
+    ),
+    "MLP": ("MLP", "MLP + STRUCTURE as released", "MLP + STRUCTURE + noise"),
+}
 COMMON = (
     *CLOSED,
-    "linear",
-    DEFAULT,
-    "linear, random start",
-    "linear, random start + STRUCTURE",
+    *(method for methods in GRID.values() for method in methods),
+    "linear + STRUCTURE",
+    "linear + noise",
 )
 BESIDE = {("selected", "linear"), ("selected", DEFAULT)}
 
 
-def order(what: tuple[str, str, str]) -> tuple[Any, ...]:
+def order(what: What) -> tuple[Any, ...]:
     layers, method, moment = what
     return layers, method not in CLOSED, method, moment
 
 
 LAST, SELECTED = "last", "selected"
+
+
+def against(label: str, a: str, b: str, moment: str = "end", of_b: str = SELECTED) -> Gain:
+    """A line of gains: a method on the selected layers, over another one."""
+    return label, (SELECTED, a, moment), (of_b, b, moment)
+
+
 GAINS = (
-    (
+    against(
         "over the last layers, plain, from a random start",
-        (SELECTED, DEFAULT, "end"),
-        (LAST, "linear, random start", "end"),
+        DEFAULT,
+        "linear, random start",
+        of_b=LAST,
     ),
-    (
-        "over the last layers, plain, from their CCA",
-        (SELECTED, DEFAULT, "end"),
-        (LAST, "linear", "end"),
-    ),
-    (
-        "over the same training without it",
-        (SELECTED, DEFAULT, "end"),
-        (SELECTED, "linear", "end"),
-    ),
-    ("the same, both stopped early", (SELECTED, DEFAULT, "early"), (SELECTED, "linear", "early")),
-    (
-        "from a random start, over the same without it",
-        (SELECTED, "linear, random start + STRUCTURE", "end"),
-        (SELECTED, "linear, random start", "end"),
-    ),
+    against("over the last layers, plain, from their CCA", DEFAULT, "linear", of_b=LAST),
+    against("over plain training", DEFAULT, "linear"),
+    against("the same, both stopped early", DEFAULT, "linear", "early"),
+    against("STRUCTURE without noise, over plain training", "linear + STRUCTURE", "linear"),
+    against("the same, both stopped early", "linear + STRUCTURE", "linear", "early"),
+    against("noise without STRUCTURE, over plain training", "linear + noise", "linear"),
+    against("the default, over noise without STRUCTURE", DEFAULT, "linear + noise"),
+    against("the default, over STRUCTURE without noise", DEFAULT, "linear + STRUCTURE"),
+    against("residual head, over the same without both", *GRID["residual"][::-2]),
+    against("MLP head, over the same without both", *GRID["MLP"][::-2]),
+    against("random start, STRUCTURE over plain training", *GRID["linear, random start"][::-2]),
+    against("STRUCTURE as released, over plain training", *GRID["linear"][1::-1]),
 )
 OTHER_GAINS = (
+    against("of all frozen neighbourhoods", "linear + STRUCTURE of all", "linear"),
+    against("of the shared ones", "linear + STRUCTURE", "linear"),
+    against("the whole released training", "released + STRUCTURE", "released"),
     (
-        "residual head, over the same without it",
-        (SELECTED, "residual + STRUCTURE", "end"),
-        (SELECTED, "residual", "end"),
-    ),
-    (
-        "MLP head, over the same without it",
-        (SELECTED, "MLP + STRUCTURE", "end"),
-        (SELECTED, "MLP", "end"),
-    ),
-    (
-        "of all frozen neighbourhoods, over the same without it",
-        (SELECTED, "linear + STRUCTURE of all", "end"),
-        (SELECTED, "linear", "end"),
-    ),
-    (
-        "as released, selected layers, over the same without it",
-        (SELECTED, "released + STRUCTURE", "end"),
-        (SELECTED, "released", "end"),
-    ),
-    (
-        "as released, last layers, over the same without it",
+        "the same, last layers",
         (LAST, "released + STRUCTURE", "end"),
         (LAST, "released", "end"),
     ),
 )
+
+
+def grid_table(r: Results) -> str:
+    """Layers, heads and terms: mean recall at the end, and stopped early."""
+    rows = []
+    for layers in (LAST, SELECTED):
+        for head, methods in GRID.items():
+            cells = []
+            for method in methods:
+                end, early = (
+                    r.mean((layers, method, moment), cell_filter()) for moment in ("end", "early")
+                )
+                cells.append(f"{end[0]:.2f} ± {end[1]:.2f} ({early[0]:.2f})")
+            rows.append([layers, head, *cells])
+    return table(["layers", "head", "plain", "STRUCTURE as released", "STRUCTURE, ours"], rows)
 
 
 def gains_table(r: Results, *, others: bool) -> str:
@@ -212,8 +227,8 @@ def draw_sizes(r: Results, path: Path) -> None:
     sizes = list(dict.fromkeys(k[2] for k in r.keys))
     figure, axes = plt.subplots(1, 4, figsize=(14, 3.6), layout="constrained")
     shown = (
-        (("selected", DEFAULT, "end"), "selected + STRUCTURE", "tab:orange", "-"),
-        (("selected", "linear", "end"), "selected, without", "tab:blue", "-"),
+        (("selected", DEFAULT, "end"), "selected + STRUCTURE and noise", "tab:orange", "-"),
+        (("selected", "linear", "end"), "selected, plain", "tab:blue", "-"),
         (("last", "linear, random start", "end"), "last, plain", "tab:gray", "-"),
         (("selected", "ridge", "end"), "ridge", "tab:green", ":"),
         (("selected", "csa", "end"), "CSA", "tab:purple", ":"),
@@ -243,14 +258,17 @@ def draw_curves(r: Results, path: Path) -> None:
     sets = list(dict.fromkeys(k[0] for k in r.keys))
     figure, axes = plt.subplots(1, 4, figsize=(14, 3.2), layout="constrained", sharey=True)
     for ax, (d, e) in zip(axes, [(d, e) for d in sets for e in NAMES], strict=True):
-        for method, color in ((DEFAULT, "tab:orange"), ("linear", "tab:blue")):
+        for method, label, color in (
+            (DEFAULT, "STRUCTURE and noise", "tab:orange"),
+            ("linear + STRUCTURE", "STRUCTURE", "tab:green"),
+            ("linear", "neither", "tab:blue"),
+        ):
             curves = [
                 np.array(line["curve"]) / line["curve"][0]
                 for line in r.lines
                 if (line["set"], line["encoder"], line["layers"], line["method"])
                 == (d, e, "selected", method)
             ]
-            label = "with STRUCTURE" if method == DEFAULT else "without"
             ax.plot(np.linspace(0, 1, len(curves[0])), np.mean(curves, 0), color=color, label=label)
         ax.axhline(1, color="tab:gray", linewidth=0.8)
         ax.set(title=f"{d}, {NAMES[e]}", xlabel="share of training")
@@ -281,6 +299,7 @@ def write_page(lines: list[Line]) -> None:
         ("SEEDS", str(len(r.seeds))),
         ("GAINS", gains_table(r, others=False)),
         ("ADVANTAGE", advantage_table(r)),
+        ("GRID", grid_table(r)),
         ("CELLS", cells_table(r, others=False)),
         ("SOME", ", ".join(str(n) for n in dict.fromkeys(key[2] for key in some.keys))),
         ("SOME_SEEDS", str(len(some.seeds))),
