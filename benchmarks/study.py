@@ -109,9 +109,14 @@ class Pictures:
         return {key: self.features[key][rows].float() for key in kept}
 
 
+def first_of_each_text(ids: Tensor) -> Tensor:
+    """Rows in which a text is met for the first time."""
+    return torch.from_numpy(np.unique(ids.numpy(), return_index=True)[1]).sort().values
+
+
 def mean_recall(z_x: Tensor, z_y: Tensor, ids: Tensor) -> float:
     """R@1, 5, 10 both ways; each text is once in the gallery, and may have several pictures."""
-    texts = torch.from_numpy(np.unique(ids.numpy(), return_index=True)[1])
+    texts = first_of_each_text(ids)
     return float(retrieval(z_x, z_y[texts], ids=ids, y_ids=ids[texts]).mean_recall)
 
 
@@ -173,7 +178,7 @@ def cell(key: dict[str, Any], s: Pictures, methods: set[str], done: set[str]) ->
     rows = s.train[torch.randperm(len(s.train), generator=g)]
     rows = rows if key["n"] == "all" else rows[: key["n"]]
     xs, ys = s.layers(key["encoder"], rows), s.layers("text", rows)
-    first = torch.from_numpy(np.unique(s.ids[rows].numpy(), return_index=True)[1]).sort().values
+    first = first_of_each_text(s.ids[rows])
     found = select_layers(
         {k: x[first] for k, x in xs.items()}, {k: y[first] for k, y in ys.items()}, permutations=20
     )

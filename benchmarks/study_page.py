@@ -194,32 +194,35 @@ def gains_table(r: Results, *, others: bool) -> str:
 
 def advantage_table(r: Results) -> str:
     """The default against each closed form on the same layers."""
-    default = "selected", DEFAULT, "end"
+    default = SELECTED, DEFAULT, "end"
     sizes = list(dict.fromkeys(k[2] for k in r.keys))
+    sides = list(dict.fromkeys(k[:2] for k in r.keys))
     rows = []
     for method in CLOSED:
-        other = "selected", method, "end"
-        cells = [f"{r.gain(default, other, cell_filter(n=n))[0]:+.0f}" for n in sizes]
-        per_seed = [
+        other = SELECTED, method, "end"
+        of_size = [f"{r.gain(default, other, cell_filter(n=n))[0]:+.0f}" for n in sizes]
+        of_side = [r.gain(default, other, cell_filter(*side))[0] for side in sides]
+        mean, se = r.gain(default, other, cell_filter())
+        points = [
             100 * np.mean([r.of[default][k][s] - r.of[other][k][s] for k in r.keys])
             for s in r.seeds
         ]
-        all_of_it = r.gain(default, other, cell_filter())
-        better = sum(
+        won = sum(
             np.mean(list(r.of[default][k].values())) > np.mean(list(r.of[other][k].values()))
             for k in r.keys
         )
         rows.append(
             [
                 method,
-                *cells,
-                f"{all_of_it[0]:+.1f} ± {all_of_it[1]:.1f}",
-                f"{np.mean(per_seed):+.2f} ± {error(per_seed):.2f}",
-                f"{better} of {len(r.keys)}",
+                *of_size,
+                f"{mean:+.1f} ± {se:.1f}",
+                f"{min(of_side):+.0f} to {max(of_side):+.0f}",
+                f"{np.mean(points):+.2f} ± {error(points):.2f}",
+                f"{won} of {len(r.keys)}",
             ]
         )
-    head = ["over", *(f"n = {n}, %" for n in sizes), "mean, %", "points", "cells won"]
-    return table(head, rows)
+    head = ["over", *(f"n = {n}, %" for n in sizes), "mean, %", "sets and encoders, %"]
+    return table([*head, "points", "cells won"], rows)
 
 
 def draw_sizes(r: Results, path: Path) -> None:

@@ -39,7 +39,7 @@ def choose_layers(
 
 
 def first_of_each(ids: Tensor) -> Tensor:
-    """Rows in which an id is met for the first time."""
+    """Rows in which an id is met for the first time; ids without gaps, as `as_ids` makes them."""
     new = ids.new_zeros(int(ids.max()) + 1).scatter_reduce(
         0, ids, torch.arange(len(ids), device=ids.device), "amin", include_self=False
     )
