@@ -68,10 +68,8 @@ class Setting(NamedTuple):
 
 SETTINGS = [
     Setting(),
-    *(Setting("all", weight) for weight in (50, 200, 1000)),
-    Setting("all", 200, 0.5),
-    *(Setting("shared", weight) for weight in (20, 50, 200, 800)),
-    Setting("shared", 50, 10.0),
+    *(Setting("all", weight) for weight in (200, 1000)),
+    *(Setting("shared", weight) for weight in (50, 200, 800)),
     Setting("both", 200),
     Setting("shared", 200, unpaired=True),
     Setting("shared", 200, structure=1.0),
@@ -80,7 +78,6 @@ SETTINGS = [
     Setting(contrast=1.0, structure=1.0),
     Setting("all", 200, contrast=1.0, structure=1.0),
     Setting("shared", 50, contrast=1.0, structure=1.0, lr=1e-3),
-    Setting(lr=1e-3),
     Setting(fusemix=True),
 ]
 

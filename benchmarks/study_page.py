@@ -36,25 +36,25 @@ class Results:
         self.keys = list(self.of["selected", DEFAULT, "end"])
         self.seeds = sorted({line["seed"] for line in self.lines})
 
+    def complete(self, whats: tuple[What, ...], keys: list[Key]) -> list[int]:
+        """Seeds for which all of these ran everywhere."""
+        cells = [self.of[what].get(key, {}) for what in whats for key in keys]
+        return [s for s in self.seeds if all(s in cell for cell in cells)]
+
     def mean(self, what: What, keep: Callable[[Key], bool]) -> tuple[float, float]:
         """Over cells and seeds, in percent, with the standard error over seeds."""
-        cells = [self.of[what][key] for key in self.keys if keep(key)]
-        per_seed = [100 * np.mean([cell[s] for cell in cells]) for s in self.seeds]
+        keys = [key for key in self.keys if keep(key)]
+        seeds = self.complete((what,), keys)
+        per_seed = [100 * np.mean([self.of[what][key][s] for key in keys]) for s in seeds]
         return float(np.mean(per_seed)), error(per_seed)
-
-    def whole(self, what: What, key: Key) -> bool:
-        """Whether all seeds are there."""
-        return set(self.of[what].get(key, {})) >= set(self.seeds)
 
     def gain(self, a: What, b: What, keep: Callable[[Key], bool]) -> tuple[float, float]:
         """Mean over cells of the relative gain of a over b, in percent; error over seeds."""
-        per_seed = []
-        cells = [
-            key for key in self.keys if keep(key) and self.whole(a, key) and self.whole(b, key)
+        keys = [key for key in self.keys if keep(key)]
+        per_seed = [
+            100 * np.mean([self.of[a][key][s] / self.of[b][key][s] - 1 for key in keys])
+            for s in self.complete((a, b), keys)
         ]
-        for s in self.seeds:
-            ratio = [self.of[a][key][s] / self.of[b][key][s] - 1 for key in cells]
-            per_seed.append(100 * np.mean(ratio))
         return float(np.mean(per_seed)), error(per_seed)
 
 
@@ -78,7 +78,7 @@ def cells_table(r: Results, *, others: bool) -> str:
     rows = []
     for what in sorted(r.of, key=order):
         layers, method, moment = what
-        if not all(r.whole(what, key) for key in r.keys):
+        if not r.complete((what,), r.keys):
             continue
         if others and method in COMMON and (layers, method) not in BESIDE:
             continue
@@ -180,7 +180,7 @@ def gains_table(r: Results, *, others: bool) -> str:
     """What the selected layers and STRUCTURE are worth, for each set and encoder."""
     rows = []
     for label, a, b in OTHER_GAINS if others else GAINS:
-        if not all(r.whole(what, key) for what in (a, b) for key in r.keys):
+        if not r.complete((a, b), r.keys):
             continue
         cells = []
         for d in dict.fromkeys(k[0] for k in r.keys):
