@@ -71,6 +71,11 @@ def check_lr(lr: Any) -> None:
         check_number("Aligner", "lr", lr, above=0.0)
 
 
+def check_number_or_none(name: str, value: Any, **bounds: float) -> None:
+    if value is not None:
+        check_number("Aligner", name, value, **bounds)
+
+
 def check_module(name: str, module: Any) -> None:
     if module is not None and not isinstance(module, nn.Module):
         raise TypeError(f"Aligner: expected {name} to be a module, got {type(module).__name__}")

@@ -19,6 +19,7 @@ from structure_reg.training._checks import (
     check_layer_choice,
     check_lr,
     check_module,
+    check_number_or_none,
     check_pairs,
     check_unpaired,
     check_validation,
@@ -109,7 +110,7 @@ class Aligner:
     patience : float
         Share of training without a better validation after which it stops.
     seed : int
-        Of the weights, batches and mixing; the same seed gives the same heads.
+        Of the weights, batches, noise and mixing; the same seed gives the same heads.
     device : str or torch.device, optional
         Where to train. None: where the features are.
     progress : bool
@@ -201,12 +202,9 @@ class Aligner:
         check_number(name, "weight_decay", weight_decay, least=0.0)
         check_number(name, "warmup", warmup, least=0.0)
         check_number(name, "patience", patience, above=0.0)
-        if logit_scale is not None:
-            check_number(name, "logit_scale", logit_scale, above=0.0)
-        if noise is not None:
-            check_number(name, "noise", noise, least=0.0)
-        if fusemix is not None:
-            check_number(name, "fusemix", fusemix, above=0.0)
+        check_number_or_none("logit_scale", logit_scale, above=0.0)
+        check_number_or_none("noise", noise, least=0.0)
+        check_number_or_none("fusemix", fusemix, above=0.0)
         check_choice(name, "monitor", monitor, ("recall", "objective"))
         self.head, self.layers, self.dim = head, layers, dim
         self.structure_weight, self.keep, self.structure = structure_weight, keep, structure
