@@ -35,6 +35,12 @@ class Results:
                     cell[line["seed"]] = line[moment]
         self.keys = list(self.of["selected", DEFAULT, "end"])
         self.seeds = sorted({line["seed"] for line in self.lines})
+        # With all pairs a seed chooses no pairs: two of them stand for the others.
+        for cells in self.of.values():
+            for (_, _, n), cell in cells.items():
+                if n == "all" and len(cell) >= 2:
+                    mean = float(np.mean(list(cell.values())))
+                    cell.update({s: mean for s in self.seeds if s not in cell})
 
     def complete(self, whats: tuple[What, ...], keys: list[Key]) -> list[int]:
         """Seeds for which all of these ran everywhere."""
