@@ -54,9 +54,8 @@ STEPS, LR = 200, 3e-4
 class Setting(NamedTuple):
     """What a training may differ in; the default is plain contrastive training."""
 
-    kept: str = (
-        "shared"  # whose neighbourhoods: of "all" frozen features, "shared", of "both" sides
-    )
+    # Whose neighbourhoods: of all frozen features, of the shared directions, of both sides at once.
+    kept: str = "shared"  # or "all", "both"
     weight: float = 0.0
     perplexity: float = 40.0  # or, below 1, a share of the rows
     contrast: float = 0.0  # noise on what the contrastive loss sees, in standard deviations
@@ -83,7 +82,7 @@ SETTINGS = [
 
 
 def folds(folder: Path, name: str, s: Pictures) -> list[tuple[Tensor, Tensor]]:
-    """Rows (kept, left out) of four."""
+    """Rows (kept, left out) of each of four folds."""
     lines = (folder / f"{name}.jsonl").read_text().splitlines()
     groups = np.unique([str(json.loads(line)["group"]) for line in lines], return_inverse=True)[1]
     rows = torch.cat([s.train, s.val]).sort().values.numpy()
