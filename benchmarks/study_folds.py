@@ -38,6 +38,7 @@ from structure_reg import (
 from structure_reg.training.fusemix import fusemix
 from structure_reg.training.loop import Pairs
 from structure_reg.training.scaling import scaled, scaling
+from structure_reg.training.schedules import linear_warmup
 from structure_reg.training.start import starting_objective
 
 CASES = [
@@ -61,6 +62,8 @@ class Setting(NamedTuple):
     contrast: float = 0.0  # noise on what the contrastive loss sees, in standard deviations
     structure: float = 0.0  # the same for STRUCTURE; one noise if both have the same
     lr: float = LR
+    warmup: float = 0.0  # share of training over which the weight grows
+    centering: str = "after"
     fusemix: bool = False
     unpaired: bool = False  # the pairs of the kept folds that are not among the n, as anchors
 
@@ -77,6 +80,8 @@ SETTINGS = [
     Setting(contrast=1.0, structure=1.0),
     Setting("all", 200, contrast=1.0, structure=1.0),
     Setting("shared", 50, contrast=1.0, structure=1.0, lr=1e-3),
+    Setting("shared", 50, contrast=1.0, structure=1.0, warmup=0.5),
+    *(Setting("shared", 50, contrast=1.0, structure=1.0, centering=c) for c in ("before", "none")),
     Setting(fusemix=True),
 ]
 
@@ -115,7 +120,7 @@ def train(objective: nn.Module, pairs: Pairs, rest: list[Tensor] | None, o: Sett
     x, y, n = pairs.x, pairs.y, len(pairs.x)
     refer = references(o.kept, objective)
     perplexity = o.perplexity * n if o.perplexity < 1 else min(o.perplexity, n / 3)
-    taus = [temperature_for_perplexity(z, perplexity) for z in refer(x, y)]
+    taus = [temperature_for_perplexity(z, perplexity, centering=o.centering) for z in refer(x, y)]
     anchors = rest if o.unpaired else None
     heads = objective.head_x, objective.head_y
     trained = [p for p in objective.parameters() if p.requires_grad]
@@ -136,8 +141,9 @@ def train(objective: nn.Module, pairs: Pairs, rest: list[Tensor] | None, o: Sett
                 z = [f(row) for f, row in zip(heads, rows, strict=True)]
             for side, (P, tau) in enumerate(zip(refer(*rows), taus, strict=True)):
                 beside = anchors and (refer(*anchors)[side], heads[side](anchors[side]))
-                R = structure_loss(P, z[side], anchors=beside, temperature=tau)
-                loss = loss + o.weight / 2 * R
+                options = {"temperature": tau, "centering": o.centering}
+                R = structure_loss(P, z[side], anchors=beside, **options)
+                loss = loss + o.weight * linear_warmup(step / STEPS, o.warmup) / 2 * R
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
