@@ -127,9 +127,6 @@ def order(what: What) -> tuple[Any, ...]:
     return layers, method not in CLOSED, method, moment
 
 
-LAST, SELECTED = "last", "selected"
-
-
 def against(label: str, a: str, b: str, moment: str = "end", of_b: str = SELECTED) -> Gain:
     """A line of gains: a method on the selected layers, over another one."""
     return label, (SELECTED, a, moment), (of_b, b, moment)
