@@ -11,6 +11,11 @@ from structure_reg.evaluation.neighbourhood import (
 )
 from structure_reg.evaluation.retrieval import Retrieval, RetrievalDirection, retrieval
 from structure_reg.evaluation.zero_shot import ZeroShot, class_embeddings, zero_shot
+from structure_reg.features.extraction import extract_features
+from structure_reg.features.freezing import freeze
+from structure_reg.features.merge import merge_stores
+from structure_reg.features.reference import ReferenceTap
+from structure_reg.features.store import FeatureStore
 from structure_reg.heads.asif import AsifHead, fit_asif
 from structure_reg.heads.cca import fit_cca
 from structure_reg.heads.cca_selection import CcaSelection, select_cca
@@ -22,14 +27,9 @@ from structure_reg.heads.mlp import MlpHead
 from structure_reg.heads.procrustes import fit_procrustes
 from structure_reg.heads.residual import ResidualHead
 from structure_reg.heads.ridge import fit_ridge
-from structure_reg.layers.extraction import extract_features
-from structure_reg.layers.freezing import freeze
 from structure_reg.layers.grid import layer_similarity
-from structure_reg.layers.merge import merge_stores
-from structure_reg.layers.reference import ReferenceTap
 from structure_reg.layers.report import LayerSelection
 from structure_reg.layers.selection import select_layers
-from structure_reg.layers.store import FeatureStore
 from structure_reg.losses.clip import ClipLoss, clip_loss
 from structure_reg.losses.diagnostics import StructureDiagnostics, structure_diagnostics
 from structure_reg.losses.divergence import js_divergence, reverse_js_divergence

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from structure_reg._checks import no_second_derivative
+from structure_reg._kernels._checks import no_second_derivative
 from structure_reg._kernels.logits import Logits, LogitsGradient, empty_gradient
 from structure_reg._precision import full_precision
 

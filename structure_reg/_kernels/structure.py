@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from structure_reg._checks import no_second_derivative
+from structure_reg._kernels._checks import no_second_derivative
 from structure_reg._kernels.neighbours import neighbour_rows
 from structure_reg._kernels.powers import power_rows
 from structure_reg._kernels.symmetric import exponents_fit

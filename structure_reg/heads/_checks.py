@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from structure_reg._checks import check_count
+import torch
+from torch import Tensor
+
+from structure_reg._checks import check_count, check_number, check_paired
+from structure_reg._precision import result_dtype
 
 
 def check_at_most(function: str, name: str, value: int, most: int) -> None:
@@ -47,6 +51,16 @@ def check_heads(function: str, heads: Sequence[Any], kinds: Mapping[str, type]) 
                 f"got {type(head).__name__}; for a module of your own use "
                 "safetensors.torch.save_model"
             )
+
+
+def check_fit(
+    function: str, x: Tensor, y: Tensor, ridge: float | tuple[float, float] = 0.0
+) -> torch.dtype:
+    """Refuse what cannot be fitted; the dtype of the heads."""
+    check_paired(function, x=x, y=y)
+    for of_side in check_two(function, "ridge", ridge):
+        check_number(function, "ridge", of_side, least=0.0)
+    return result_dtype(x, y)
 
 
 def check_folds(function: str, distinct: int, least: int) -> None:

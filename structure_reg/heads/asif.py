@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from structure_reg._checks import check_count, check_number
 from structure_reg._gram import unit_rows
-from structure_reg.heads._checks import check_at_most
-from structure_reg.heads.columns import Columns, check_pairs, columns
+from structure_reg.heads._checks import check_at_most, check_fit
+from structure_reg.heads.columns import Columns, columns
 
 
 class AsifHead(nn.Module):
@@ -143,7 +143,7 @@ def fit_asif(
     >>> retrieval(head_x(x), head_y(y)).x_to_y.recall[0]
     tensor(1.)
     """
-    dtype = check_pairs("fit_asif", x, y)
+    dtype = check_fit("fit_asif", x, y)
     k = min(800, len(x)) if k is None else k
     check_count("fit_asif", "k", k)
     check_at_most("fit_asif", "k", k, len(x))

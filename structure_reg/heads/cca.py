@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from structure_reg._checks import check_number
-from structure_reg.heads._checks import check_dim
+from structure_reg.heads._checks import check_dim, check_fit
 from structure_reg.heads.columns import (
     Columns,
     Spectrum,
-    check_pairs,
     columns,
     paired_directions,
     spectrum,
@@ -92,7 +91,7 @@ def fit_cca(
     >>> torch.allclose(head(x).abs(), head_of_mapped(x @ maps).abs())
     True
     """
-    dtype = check_pairs("fit_cca", x, y, ridge)
+    dtype = check_fit("fit_cca", x, y, ridge)
     check_number("fit_cca", "power", power, least=0.0)
     f = canonical_directions("fit_cca", x, y, dim, ridge, standardise)
     weight = f.rho.pow(power / 2)

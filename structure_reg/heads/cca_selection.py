@@ -10,8 +10,9 @@ from torch import Tensor
 
 from structure_reg._checks import check_count
 from structure_reg._gram import unit_rows
+from structure_reg.heads._checks import check_fit
 from structure_reg.heads.cca import whitened_directions
-from structure_reg.heads.columns import check_pairs, columns, spectrum
+from structure_reg.heads.columns import columns, spectrum
 from structure_reg.heads.folds import folds
 
 RIDGES = (1.0, 3.0, 10.0, 30.0, 100.0)
@@ -107,7 +108,7 @@ def select_cca(
     >>> head_x, head_y = fit_cca(x, y, ridge=many.ridge, power=many.power)
     """
     name = "select_cca"
-    check_pairs(name, x, y)
+    check_fit(name, x, y)
     check_count(name, "max_samples", max_samples, least=8)
     generator = generator or torch.Generator().manual_seed(0)
     parts = [

@@ -7,9 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from structure_reg._checks import check_number, check_paired
-from structure_reg._precision import result_dtype
-from structure_reg.heads._checks import check_two, no_finite_features
+from structure_reg.heads._checks import no_finite_features
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -65,13 +63,3 @@ def paired_directions(M: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
     U, s, Vh = torch.linalg.svd(M, full_matrices=False)
     some = s[:dim] > max(M.shape) * EPS * s[0]
     return U[:, :dim] * some, s[:dim] * some, Vh[:dim].mT * some
-
-
-def check_pairs(
-    function: str, x: Tensor, y: Tensor, ridge: float | tuple[float, float] = 0.0
-) -> torch.dtype:
-    """Refuse what cannot be fitted; the dtype of the heads."""
-    check_paired(function, x=x, y=y)
-    for of_side in check_two(function, "ridge", ridge):
-        check_number(function, "ridge", of_side, least=0.0)
-    return result_dtype(x, y)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from structure_reg._checks import check_choice, check_count, check_number
 from structure_reg._gram import unit_rows
+from structure_reg.heads._checks import check_fit
 from structure_reg.heads.cca import canonical_directions
-from structure_reg.heads.columns import check_pairs
 from structure_reg.heads.linear import LinearHead, linear_head
 
 SIDES = ("x", "y")
@@ -141,7 +141,7 @@ def fit_csa(
     >>> fit_csa(x, y, dim=3)[0].weights
     tensor([0.5016, 0.1295, 0.0794])
     """
-    dtype = check_pairs("fit_csa", x, y, ridge)
+    dtype = check_fit("fit_csa", x, y, ridge)
     check_number("fit_csa", "power", power, least=0.0)
     f = canonical_directions("fit_csa", x, y, dim, ridge, standardise)
     heads = []

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from structure_reg._gram import unit_rows
-from structure_reg.heads._checks import check_dim
-from structure_reg.heads.columns import check_pairs, columns, paired_directions
+from structure_reg.heads._checks import check_dim, check_fit
+from structure_reg.heads.columns import columns, paired_directions
 from structure_reg.heads.linear import LinearHead, linear_head
 
 
@@ -66,7 +66,7 @@ def fit_procrustes(
     >>> retrieval(head_x(x[40:]), head_y(y[40:])).mean_recall
     tensor(1.)
     """
-    dtype = check_pairs("fit_procrustes", x, y)
+    dtype = check_fit("fit_procrustes", x, y)
     dim = check_dim("fit_procrustes", dim, len(x), x.shape[1], y.shape[1])
     X = columns("fit_procrustes", "x", x, standardise=standardise)
     Y = columns("fit_procrustes", "y", y, standardise=standardise)

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 from torch import Tensor
 
-from structure_reg._checks import check_k_unused, check_layers, check_metric, check_score
+from structure_reg._checks import check_layers
+from structure_reg.layers._checks import check_k_unused, check_metric, check_score
 from structure_reg.similarity.cca import cca, pwcca, svcca
 from structure_reg.similarity.chance import cka_chance
 from structure_reg.similarity.cka import cka_grid

@@ -9,7 +9,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from structure_reg._checks import check_any_score, check_count
+from structure_reg._checks import check_count
+from structure_reg.layers._checks import check_any_score
 from structure_reg.layers.concerns import concerns
 from structure_reg.layers.grid import (
     Layers,

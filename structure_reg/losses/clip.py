@@ -12,12 +12,10 @@ from torch import Tensor, nn
 
 from structure_reg._checks import (
     check_choice,
-    check_group,
     check_ids,
     check_number,
     check_paired,
     check_same_width,
-    check_scalar,
 )
 from structure_reg._distributed import (
     check_even,
@@ -38,6 +36,7 @@ from structure_reg._precision import (
 )
 from structure_reg._reduce import REDUCTIONS, reduce_rows
 from structure_reg._tiles import fits, tile_rows
+from structure_reg.losses._checks import check_group, check_scalar
 
 # In matrices of n² float32: with the default budget, below 724 rows the plain form is the faster.
 PLAIN = 32

@@ -7,9 +7,9 @@ import math
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from structure_reg._checks import check_same_shape
 from structure_reg._kernels.divergence import RELEASE_EPSILON
 from structure_reg._precision import full_precision, promote
+from structure_reg.losses._checks import check_same_shape
 
 
 def js_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -11,14 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from structure_reg._checks import (
-    check_choice,
-    check_group,
-    check_ids,
-    check_paired,
-    check_same_width,
-    check_scalar,
-)
+from structure_reg._checks import check_choice, check_ids, check_paired, check_same_width
 from structure_reg._distributed import (
     check_even,
     gather_ids,
@@ -38,6 +31,7 @@ from structure_reg._precision import (
 )
 from structure_reg._reduce import REDUCTIONS, reduce_rows
 from structure_reg._tiles import fits, tile_rows
+from structure_reg.losses._checks import check_group, check_scalar
 
 # In matrices of n² float32: with the default budget, below 362 rows the plain form is the faster.
 PLAIN = 128

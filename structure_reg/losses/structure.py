@@ -11,14 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from structure_reg._checks import (
-    check_anchors,
     check_choice,
     check_count,
     check_features,
-    check_group,
     check_number,
     check_paired,
-    check_prepared,
 )
 from structure_reg._distributed import check_even, gather_rows, own_rows
 from structure_reg._gram import centered_unit_rows
@@ -26,6 +23,7 @@ from structure_reg._kernels.structure import structure_rows
 from structure_reg._kernels.transforms import transformed
 from structure_reg._precision import full_precision, promote
 from structure_reg._reduce import REDUCTIONS, reduce_rows
+from structure_reg.losses._checks import check_anchors, check_group, check_prepared
 from structure_reg.losses.divergence import DIVERGENCES
 from structure_reg.losses.frozen import FrozenStructure, log_walks
 from structure_reg.losses.transition import CENTERINGS

@@ -7,12 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from structure_reg._checks import (
-    check_choice,
-    check_features,
-    check_number,
-    no_temperature,
-)
+from structure_reg._checks import check_choice, check_features, check_number
+from structure_reg.losses._checks import no_temperature
 from structure_reg.losses.transition import CENTERINGS, cosine_kernel
 
 # In log-perplexity: the wanted number of neighbours is met to 0.001 %, float32 allows no less.

@@ -5,15 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from structure_reg._checks import (
-    check_choice,
-    check_features,
-    check_float_tensor,
-    check_number,
-    check_square,
-)
+from structure_reg._checks import check_choice, check_features, check_float_tensor, check_number
 from structure_reg._gram import centered_unit_rows, gram
 from structure_reg._precision import full_precision, promote
+from structure_reg.losses._checks import check_square
 
 CENTERINGS = ("after", "before", "none")
 

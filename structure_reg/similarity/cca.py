@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from structure_reg._checks import check_paired, check_share_or_count
+from structure_reg._checks import check_paired
 from structure_reg._precision import full_precision, promote
+from structure_reg.similarity._checks import check_share_or_count
 from structure_reg.similarity.directions import canonical, directions, leading
 
 

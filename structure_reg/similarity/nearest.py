@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from structure_reg._checks import check_neighbours
 from structure_reg._gram import unit_rows
 from structure_reg._precision import full_precision, promote
 from structure_reg._tiles import slices, tile_rows
+from structure_reg.similarity._checks import check_neighbours
 
 RULES: dict[str, Callable[[int], int]] = {
     "rice": lambda n: math.ceil(2 * math.cbrt(n)),

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from structure_reg._checks import check_mask, check_paired
+from structure_reg._checks import check_paired
 from structure_reg._precision import result_dtype
+from structure_reg.similarity._checks import check_row_mask
 from structure_reg.similarity.nearest import Neighbours, nearest, neighbourhood_size
 from structure_reg.similarity.overlap import overlap_grid
 
@@ -205,7 +206,7 @@ def knn_pair(
 ) -> Tensor:
     """Evaluate the grid of one layer beside one other, the rows paired as they come."""
     check_paired(function, rows=rows, x=x, y=y)
-    check_mask(function, mask, x)
+    check_row_mask(function, mask, x)
     if mask is not None:
         x, y = x[mask], y[mask]
     size = neighbourhood_size(function, k, len(x))

@@ -87,7 +87,7 @@ class CKA:
         if self.samples == 0:
             self._start(x, y)
         for name, z, origin in zip("xy", (x, y), self.origin, strict=True):
-            check_width("CKA.update", name, z, len(origin))
+            check_width("CKA.update", name, z, len(origin), "of the batches before")
         self.dtype = torch.promote_types(self.dtype, result_dtype(x, y))
         with full_precision(x.device):
             sides = [z.double() - origin for z, origin in zip((x, y), self.origin, strict=True)]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from structure_reg._checks import check_choice, check_number
 
 
-def check_rows(function: str, name: str, x: Tensor) -> None:
+def check_matrix(function: str, name: str, x: Tensor) -> None:
     if x.ndim != 2 or not x.is_floating_point():
         raise ValueError(
             f"{function}: expected {name} of shape (n, d) and a floating dtype, "
@@ -94,14 +94,6 @@ def check_unpaired(unpaired: Any) -> None:
         raise TypeError(
             "Aligner.fit: expected unpaired to be two sets of rows, of x and of y, "
             f"got {type(unpaired).__name__}"
-        )
-
-
-def check_width(function: str, name: str, x: Tensor, width: int) -> None:
-    if x.shape[1] != width:
-        raise ValueError(
-            f"{function}: expected {name} with the {width} columns it was fitted on, "
-            f"got {x.shape[1]}"
         )
 
 

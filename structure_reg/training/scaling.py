@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from structure_reg._checks import check_width
 from structure_reg.heads.columns import columns
-from structure_reg.training._checks import check_width
 
 
 def scaling(x: Tensor, standardise: bool) -> tuple[Tensor, Tensor]:
@@ -19,5 +19,5 @@ def scaling(x: Tensor, standardise: bool) -> tuple[Tensor, Tensor]:
 
 def scaled(function: str, name: str, x: Tensor, by: tuple[Tensor, ...]) -> Tensor:
     mean, factor = by
-    check_width(function, name, x, len(mean))
+    check_width(function, name, x, len(mean), "it was fitted on")
     return (x.to(mean.device) - mean) * factor

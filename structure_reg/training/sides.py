@@ -10,7 +10,7 @@ from torch import Tensor
 
 from structure_reg.training._checks import (
     check_id_count,
-    check_rows,
+    check_matrix,
     no_features,
     no_layer,
     no_layers,
@@ -25,7 +25,7 @@ def as_tensor(function: str, name: str, features: Any, device: Any) -> Tensor:
         if not hasattr(features, "__array__"):
             raise no_features(function, name, features)
         features = torch.as_tensor(features)
-    check_rows(function, name, features)
+    check_matrix(function, name, features)
     tensor: Tensor = features.detach().to(device, torch.float32)
     return tensor
 

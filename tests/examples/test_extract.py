@@ -235,7 +235,7 @@ def test_an_interrupted_run_goes_on(tiny_root: Path, monkeypatch: pytest.MonkeyP
         return batch(path, how)
 
     monkeypatch.setattr(encoders, "load_picture", stopping)
-    monkeypatch.setattr("structure_reg.layers.store.COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr("structure_reg.features.store.COMMIT_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
         run(monkeypatch, tiny_root, *vision(tiny_root), "--name", "broken")
     run(monkeypatch, tiny_root, *vision(tiny_root), "--name", "broken")

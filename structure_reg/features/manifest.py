@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from structure_reg.layers._checks import no_manifest, no_store
-from structure_reg.layers.tensor_file import DTYPES, write_text
+from structure_reg.features._checks import no_manifest, no_store
+from structure_reg.features.tensor_file import DTYPES, write_text
 
 FORMAT = 1
 MANIFEST, IDS = "manifest.json", "ids.json"

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from structure_reg.layers._checks import check_all_rows, no_store
-from structure_reg.layers.store import FeatureStore
+from structure_reg.features._checks import check_all_rows, no_store
+from structure_reg.features.store import FeatureStore
 
 ROWS = 4096  # that are in memory at a time
 

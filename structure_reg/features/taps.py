@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from structure_reg.layers._checks import (
+from structure_reg.features._checks import (
     check_ran,
     no_module,
     no_number,
@@ -18,7 +18,7 @@ from structure_reg.layers._checks import (
     no_output,
     no_second,
 )
-from structure_reg.layers.encoder import called
+from structure_reg.features.encoder import called
 
 FUNCTION = "extract_features"
 HIDDEN_STATES = "hidden_states"  # Hugging Face: L + 1, the embeddings first

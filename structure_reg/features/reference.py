@@ -8,19 +8,19 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from structure_reg.layers._checks import (
+from structure_reg.features._checks import (
     check_encoder,
     check_layer_output,
     check_mask_kind,
     check_mask_shape,
     check_name,
     check_pool,
-    check_rows,
+    check_pooled,
     no_module,
     no_reference,
 )
-from structure_reg.layers.encoder import unwrapped
-from structure_reg.layers.pooling import POOLS, Pool, pool_rows
+from structure_reg.features.encoder import unwrapped
+from structure_reg.features.pooling import POOLS, Pool, pool_rows
 
 NAME = "ReferenceTap"
 
@@ -131,7 +131,7 @@ class ReferenceTap:
         if isinstance(self.pool, str):
             check_layer_output(NAME, output)
         rows = pool_rows(output, self._shown, self.pool, function=NAME, check=check_mask_shape)
-        check_rows(NAME, rows)
+        check_pooled(NAME, rows)
         # A copy: the next module may write into the memory of this one's output.
         self._rows = rows.detach().clone()
 

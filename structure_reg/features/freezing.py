@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import nn
 
-from structure_reg.layers._checks import check_encoder
+from structure_reg.features._checks import check_encoder
 
 
 def freeze(module: nn.Module) -> ExitStack:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from structure_reg import FeatureStore, extract_features, merge_stores
-from structure_reg.layers import merge, store
+from structure_reg.features import merge, store
 
 IDS: list[str | int] = [f"image {i}" for i in range(20)]
 

@@ -13,17 +13,17 @@ from typing import Any
 
 from torch import Tensor
 
-from structure_reg.layers import manifest as manifests
-from structure_reg.layers import tensor_file
-from structure_reg.layers._checks import (
+from structure_reg.features import manifest as manifests
+from structure_reg.features import tensor_file
+from structure_reg.features._checks import (
     check_all_rows,
     check_appended,
-    check_ids,
+    check_id_list,
     check_range,
     no_store,
     no_stored_layer,
 )
-from structure_reg.layers.manifest import IDS, MANIFEST, LayerFile, Manifest
+from structure_reg.features.manifest import IDS, MANIFEST, LayerFile, Manifest
 
 COMMIT_SECONDS = 5.0
 
@@ -126,7 +126,7 @@ class FeatureStore(Mapping[str, Tensor]):
             If the store there was made from something else or is damaged, the directory holds
             other files, or `rows` is not within `ids`.
         """
-        check_ids("FeatureStore.create", ids)
+        check_id_list("FeatureStore.create", ids)
         rows = range(len(ids)) if rows is None else rows
         check_range("FeatureStore.create", rows, len(ids))
         path, text = Path(path), json.dumps([ids[row] for row in rows])

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from structure_reg import FeatureStore, extract_features, merge_stores
-from structure_reg.layers import merge, store
+from structure_reg.features import merge, store
 
 WRITES = {"store.py", "manifest.py", "tensor_file.py", "merge.py"}
 Work = Callable[[Path], None]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from structure_reg._precision import promote
-from structure_reg.layers._checks import check_mask, check_poolable
+from structure_reg.features._checks import check_poolable, check_token_mask
 
 FUNCTION = "extract_features"
 Pool = str | Callable[[Tensor, Tensor | None], Tensor]
@@ -20,7 +20,7 @@ def pool_rows(
     pool: Pool,
     *,
     function: str = FUNCTION,
-    check: Callable[[str, Tensor, Tensor], None] = check_mask,
+    check: Callable[[str, Tensor, Tensor], None] = check_token_mask,
 ) -> Tensor:
     """Rows (B, d) stay, tokens (B, L, d) are pooled under the mask, maps (B, C, ...) averaged."""
     if mask is not None and isinstance(x, Tensor):  # a function may pool what is none

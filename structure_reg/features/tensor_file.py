@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from structure_reg.layers._checks import no_store
+from structure_reg.features._checks import no_store
 
 DTYPES = {
     "float16": ("F16", torch.float16),

@@ -10,23 +10,23 @@ import torch
 from torch import Tensor, nn
 
 from structure_reg._checks import no_tqdm
-from structure_reg.layers._checks import (
+from structure_reg.features._checks import (
     check_encoder,
     check_float_dtype,
     check_layer_output,
     check_mask_kind,
     check_pool,
-    check_rows,
+    check_pooled,
     check_samples,
     check_store,
     check_wanted,
     no_batch,
     no_samples,
 )
-from structure_reg.layers.encoder import at_rest, device_of, moved, samples_of, unwrapped
-from structure_reg.layers.pooling import FUNCTION, POOLS, Pool, pool_rows
-from structure_reg.layers.store import FeatureStore
-from structure_reg.layers.taps import resolved, tapped
+from structure_reg.features.encoder import at_rest, device_of, moved, samples_of, unwrapped
+from structure_reg.features.pooling import FUNCTION, POOLS, Pool, pool_rows
+from structure_reg.features.store import FeatureStore
+from structure_reg.features.taps import resolved, tapped
 
 
 def extract_features(
@@ -167,7 +167,7 @@ def featured(
             output = output[0]
         check_layer_output(FUNCTION, output)
         rows = pool_rows(output, shown, pool)
-        check_rows(FUNCTION, rows)
+        check_pooled(FUNCTION, rows)
         # A copy: the next module may write into the memory of this one's output.
         return rows.detach().to(dtype=dtype or rows.dtype, copy=True)
 

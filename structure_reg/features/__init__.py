@@ -1,0 +1,1 @@
+"""Getting the features of frozen encoders, and keeping them."""

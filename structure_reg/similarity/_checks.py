@@ -1,0 +1,53 @@
+"""Every error of the similarities, in the voice of :mod:`structure_reg._checks`."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from structure_reg._checks import check_choice, check_count, check_device, check_number
+
+
+def check_row_mask(function: str, mask: Any, x: Tensor) -> None:
+    """Refuse a mask that is not a bool (n,) tensor beside x; None keeps all rows."""
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"{function}: expected mask to be a bool tensor, got {got}")
+    if mask.shape != x.shape[:1]:
+        raise ValueError(
+            f"{function}: expected mask of shape ({x.shape[0]},), got {tuple(mask.shape)}"
+        )
+    check_device(function, "mask and features", mask, x)
+
+
+def check_neighbours(
+    function: str, k: Any, rules: Collection[str], *, n: int | None = None
+) -> None:
+    """Refuse k that is not None, a rule or a count; once n is known, a count of 1 to n - 1."""
+    if isinstance(k, str):
+        check_choice(function, "k", k, rules)
+    elif k is not None:
+        check_count(function, "k", k)
+        if n is not None and k >= n:
+            raise ValueError(
+                f"{function}: expected k < n, a row is not its own neighbour, got k = {k}, n = {n}"
+            )
+
+
+def check_share_or_count(function: str, name: str, value: Any) -> None:
+    """Refuse what is neither an integer of 1 or more nor a float in (0, 1]."""
+    if isinstance(value, Integral):
+        check_count(function, name, value)
+    else:
+        check_number(function, name, value, above=0.0)
+        if value > 1:
+            raise ValueError(
+                f"{function}: expected {name} to be a share of at most 1.0 or an integer, "
+                f"got {value}"
+            )
