@@ -17,6 +17,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from structure_reg import Aligner, StructureLoss, released_aligner, retrieval, select_layers
-from structure_reg.training.loop import Pairs, train
-from structure_reg.training.scaling import scaled, scaling
+from structure_reg.training.batches import Pairs
+from structure_reg.training.loop import train
+from structure_reg.training.side import Side, scaling
 from structure_reg.training.start import starting_objective
+from structure_reg.training.validation import validator
 
 SETS = ("openclipart", "emoji-noto")
 ENCODERS = ("image_dino", "image_effnet")
@@ -128,34 +131,31 @@ def closed(head: str, pairs: Pairs, test: Pairs) -> dict[str, Any]:
 
 def trained(aligner: Aligner, pairs: Pairs, val: Pairs, test: Pairs) -> dict[str, Any]:
     """Recall on test at the start, at the end, and where validation was best, of one training."""
-    by_x, by_y = (scaling(z, aligner.standardise) for z in (pairs.x, pairs.y))
+    sides = [Side("xy"[i], 0, *scaling(pairs[i], aligner.standardise)) for i in range(2)]
     pairs, val, test = (
-        Pairs(scaled("study", "x", p.x, by_x), scaled("study", "y", p.y, by_y), p.ids, None)
+        Pairs(*(side.scaled(z) for side, z in zip(sides, p[:2], strict=True)), p.ids)
         for p in (pairs, val, test)
     )
-    patience, aligner.patience = aligner.patience, 2.0  # to the end
-    torch.manual_seed(aligner.seed)
-    objective = starting_objective(aligner, pairs)
-    on_test, on_val = [], []
+    start, training = aligner._options()
+    torch.manual_seed(training.seed)
+    objective = starting_objective(pairs, start, training.batch_size)
+    on_val = validator(objective, val, training.monitor)
+    heads = objective.head_x, objective.head_y
+    on_test: list[float] = []
 
-    @torch.no_grad()
-    def validate(weight: float) -> float:
-        heads = objective.head_x, objective.head_y
-        on_test.append(mean_recall(*(f(z) for f, z in zip(heads, test[:2], strict=True)), test.ids))
-        if aligner.monitor == "objective":
-            seen = -float(objective(val.x, val.y, val.ids, weight).total)
-        else:
-            z_x, z_y = (f(z) for f, z in zip(heads, val[:2], strict=True))
-            seen = float(retrieval(z_x, z_y, ids=val.ids).mean_recall)
-        on_val.append(seen)
-        return seen
+    def validate(share: float) -> float:
+        with torch.no_grad():
+            z_x, z_y = (f(z) for f, z in zip(heads, test[:2], strict=True))
+        on_test.append(mean_recall(z_x, z_y, test.ids))
+        return on_val(share)
 
-    train(objective, pairs, aligner, validate)
+    to_the_end = replace(training, patience=2.0)
+    scores = train(objective, pairs, to_the_end, validate)["validation"]
     best = 0
-    for step, value in enumerate(on_val):
-        if value > on_val[best]:
-            best = step
-        if (step - best) / (len(on_val) - 1) > patience:
+    for i, score in enumerate(scores):
+        if score > scores[best]:
+            best = i
+        if (i - best) / (len(scores) - 1) > training.patience:
             break
     return {"start": on_test[0], "end": on_test[-1], "early": on_test[best], "curve": on_test}
 

@@ -14,9 +14,9 @@ import argparse
 import copy
 import json
 from collections import defaultdict
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,10 +35,11 @@ from structure_reg import (
     structure_loss,
     temperature_for_perplexity,
 )
-from structure_reg.training.fusemix import fusemix
-from structure_reg.training.loop import Pairs
-from structure_reg.training.scaling import scaled, scaling
-from structure_reg.training.schedules import linear_warmup
+from structure_reg.training.augmentation import add_noise
+from structure_reg.training.batches import Batch, Pairs
+from structure_reg.training.loop import train
+from structure_reg.training.objective import Objective, Terms
+from structure_reg.training.side import Side, scaling
 from structure_reg.training.start import starting_objective
 
 CASES = [
@@ -99,55 +100,67 @@ def folds(folder: Path, name: str, s: Pictures) -> list[tuple[Tensor, Tensor]]:
     ]
 
 
-def references(kept: str, start: nn.Module) -> Callable[[Tensor, Tensor], list[Tensor]]:
-    """What STRUCTURE compares the rows with, from those of both sides."""
-    f, g = copy.deepcopy(start.head_x), copy.deepcopy(start.head_y)
+class Varied(nn.Module):
+    """The objective of a setting, from heads at their start; `train` sees it as any other."""
+
+    def __init__(self, start: Objective, pairs: Pairs, o: Setting) -> None:
+        super().__init__()
+        self.head_x, self.head_y = copy.deepcopy(start.head_x), copy.deepcopy(start.head_y)
+        self.g_x, self.g_y = (
+            copy.deepcopy(head).requires_grad_(False) for head in (start.head_x, start.head_y)
+        )
+        self.log_scale = nn.Parameter(start.log_scale.detach().clone())
+        self.weight, self.o = o.weight, o
+        self.generator = torch.Generator().manual_seed(0)
+        n = len(pairs.x)
+        perplexity = o.perplexity * n if o.perplexity < 1 else min(o.perplexity, n / 3)
+        self.taus = [
+            temperature_for_perplexity(z, perplexity, centering=o.centering)
+            for z in self.references(pairs.x, pairs.y)
+        ]
 
     @torch.no_grad()
-    def of_rows(x: Tensor, y: Tensor) -> list[Tensor]:
-        if kept == "all":
+    def references(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        """What STRUCTURE compares the rows with, from those of both sides."""
+        if self.o.kept == "all":
             return [x, y]
-        shared = [f(x), g(y)]
-        if kept == "shared":
+        shared = [self.g_x(x), self.g_y(y)]
+        if self.o.kept == "shared":
             return shared
         return 2 * [torch.cat([nn.functional.normalize(z) for z in shared], 1)]
 
-    return of_rows
+    def aligned(self, x: Tensor, y: Tensor) -> list[Tensor]:
+        return [self.head_x(x), self.head_y(y)]
 
+    def noisy(self, batch: Batch, noise: float) -> list[Tensor]:
+        # Columns have variance 1.
+        deviation = torch.tensor(noise)
+        return [add_noise(z, deviation, self.generator) if noise else z for z in batch[:2]]
 
-def train(objective: nn.Module, pairs: Pairs, rest: list[Tensor] | None, o: Setting) -> None:
-    """As Aligner trains, with more to choose from."""
-    x, y, n = pairs.x, pairs.y, len(pairs.x)
-    refer = references(o.kept, objective)
-    perplexity = o.perplexity * n if o.perplexity < 1 else min(o.perplexity, n / 3)
-    taus = [temperature_for_perplexity(z, perplexity, centering=o.centering) for z in refer(x, y)]
-    anchors = rest if o.unpaired else None
-    heads = objective.head_x, objective.head_y
-    trained = [p for p in objective.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=o.lr, betas=(0.9, 0.95), weight_decay=1e-4)
-    g = torch.Generator().manual_seed(0)
-
-    def noisy(noise: float) -> list[Tensor]:
-        return [z + noise * torch.randn(z.shape, generator=g) if noise else z for z in (x, y)]
-
-    for step in range(STEPS):
-        optimizer.param_groups[0]["lr"] = o.lr * (1 + np.cos(np.pi * step / STEPS)) / 2
-        rows = fusemix(x, y, 1.0, g) if o.fusemix else noisy(o.contrast)
-        z = [f(row) for f, row in zip(heads, rows, strict=True)]
-        loss = clip_loss(*z, objective.log_scale.exp(), ids=pairs.ids)
+    def forward(self, batch: Batch, share: float) -> Terms:
+        """Each term with its own noise, or both with one."""
+        o = self.o
+        rows = self.noisy(batch, o.contrast)
+        z = self.aligned(*rows)
+        L = clip_loss(*z, self.log_scale.exp(), ids=batch.ids)
+        R = torch.zeros_like(L)
         if o.weight:
             if o.structure != o.contrast:
-                rows = noisy(o.structure)
-                z = [f(row) for f, row in zip(heads, rows, strict=True)]
-            for side, (P, tau) in enumerate(zip(refer(*rows), taus, strict=True)):
-                beside = anchors and (refer(*anchors)[side], heads[side](anchors[side]))
+                rows = self.noisy(batch, o.structure)
+                z = self.aligned(*rows)
+            anchors: list[Any] = [None, None]
+            if batch.unpaired is not None:
+                u, v = batch.unpaired
+                anchors = list(zip(self.references(u, v), self.aligned(u, v), strict=True))
+            for P, A, tau, of_side in zip(
+                self.references(*rows), z, self.taus, anchors, strict=True
+            ):
                 options = {"temperature": tau, "centering": o.centering}
-                R = structure_loss(P, z[side], anchors=beside, **options)
-                loss = loss + o.weight * linear_warmup(step / STEPS, o.warmup) / 2 * R
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
+                R = R + structure_loss(P, A, anchors=of_side, **options) / 2
+        return Terms(L + self.weight * share * R, L, R)
+
+    def prepared(self, x: Tensor, y: Tensor) -> None:
+        """Prepare nothing: rows differ from step to step."""
 
 
 def in_words(o: Setting) -> str:
@@ -173,9 +186,9 @@ def main() -> None:
         rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(k))]
         rows, others = rows[:n], rows[n:]
         X, Y = s.features[layer].float(), s.features["text_minilm.06"].float()
-        by = scaling(X[rows], True), scaling(Y[rows], True)
+        sides = [Side(name, 0, *scaling(z[rows], True)) for name, z in (("x", X), ("y", Y))]
         (x, y), new, rest = (
-            [scaled("study", "x", z[of], b) for z, b in zip((X, Y), by, strict=True)]
+            [side.scaled(z[of]) for side, z in zip(sides, (X, Y), strict=True)]
             for of in (rows, out, others)
         )
         column = f"{name[:5]} {layer[6:]} {n}"
@@ -186,14 +199,18 @@ def main() -> None:
 
         for fit in CLOSED:
             note(fit.__name__, *fit(x, y))
-        pairs = Pairs(x, y, s.ids[rows], None)
+        pairs = Pairs(x, y, s.ids[rows])
         torch.manual_seed(0)
-        start = starting_objective(Aligner(structure_weight=0), pairs)
+        options, training = Aligner(structure_weight=0, noise=0, epochs=STEPS)._options()
+        start = starting_objective(pairs, options, training.batch_size)
         note("start", start.head_x, start.head_y)
-        for setting in SETTINGS:
-            objective = copy.deepcopy(start)
-            train(objective, pairs, rest if len(others) else None, setting)
-            note(in_words(setting), objective.head_x, objective.head_y)
+        for o in SETTINGS:
+            objective = Varied(start, pairs, o)
+            unpaired = tuple(rest) if o.unpaired and len(others) else None
+            mixing = 1.0 if o.fusemix else None
+            of_setting = replace(training, lr=o.lr, warmup=o.warmup, fusemix=mixing)
+            train(objective, pairs._replace(unpaired=unpaired), of_setting, None)
+            note(in_words(o), objective.head_x, objective.head_y)
     columns = list(next(iter(found.values())))
     print(f"{'':60}" + " ".join(f"{column:>24}" for column in columns))
     of_start = np.concatenate(list(found["start"].values()))

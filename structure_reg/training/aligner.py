@@ -9,31 +9,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from structure_reg._checks import check_choice, check_count, check_number
-from structure_reg._gram import unit_rows
 from structure_reg.evaluation.retrieval import retrieval
+from structure_reg.heads._checks import no_heads_file
 from structure_reg.layers.report import LayerSelection
 from structure_reg.training._checks import (
-    check_finite,
-    check_head,
     check_layer_choice,
-    check_lr,
-    check_module,
-    check_number_or_none,
     check_pairs,
     check_unpaired,
     check_validation,
     no_fit,
 )
+from structure_reg.training.batches import Pairs
 from structure_reg.training.choice import choose_layers
-from structure_reg.training.file import read_aligner, write_aligner
-from structure_reg.training.loop import Pairs, train
-from structure_reg.training.scaling import scaled, scaling
-from structure_reg.training.sides import Features, as_ids, as_tensor, layer_of, like
-from structure_reg.training.start import CLOSED, TRAINED, Heads, shared_width, starting_objective
+from structure_reg.training.closed_form import CLOSED_FORMS, Heads, shared_width
+from structure_reg.training.file import STORED_OPTIONS, AlignerFile, read_aligner, write_aligner
+from structure_reg.training.inputs import Features, as_given, as_ids, finite_rows, layer_of
+from structure_reg.training.loop import train
+from structure_reg.training.options import StartOptions, TrainingOptions, field_names
+from structure_reg.training.schedules import cosine_decay
+from structure_reg.training.side import Side, scaling
+from structure_reg.training.start import starting_objective
 from structure_reg.training.validation import validator
 
 FEWEST = 8  # pairs, as select_layers and select_cca need them
+NOISE = 1.0  # standard deviations of a column, when training with STRUCTURE
 
 
 class Aligner:
@@ -43,95 +42,96 @@ class Aligner:
               + \lambda \, \tfrac12 \bigl( R(g_x(x), z_x) + R(g_y(y), z_y) \bigr),
               \qquad z_x = f_x(x), \; z_y = f_y(y)
 
-    with a contrastive loss L of the pairs and STRUCTURE R of either side. By default the pair of
-    layers is selected; a canonical correlation analysis g, whose ridges are chosen on held-out
-    pairs, finds the directions that the two sides share; the heads f start from it, and STRUCTURE
-    keeps the neighbourhoods of the frozen features in these directions. Noise on x and y shows both
-    terms rows that are not among the pairs.
+    with a contrastive loss L of the pairs and STRUCTURE R of each side. By default, the pair of
+    layers is selected by mutual kNN; a canonical correlation analysis g, whose ridges are chosen on
+    held-out pairs, finds the directions that both sides share; the heads f start from it, and
+    STRUCTURE preserves the neighbourhoods of the frozen features in these directions. Gaussian
+    noise on x and y shows both terms rows around the training pairs.
+
+    The constructor only stores its arguments; :meth:`fit` checks them.
 
     Parameters
     ----------
     head : str, pair of nn.Module, or callable
-        Trained: "linear", "residual", "mlp", "sail"; in closed form: "ridge", "cca", "csa",
-        "procrustes", "asif". Two modules of your own are trained in place; a callable makes a head
-        from its two widths, as ``functools.partial(MlpHead, dropout=0.1)`` does.
+        Kind of the heads. Trained: "linear", "residual", "mlp", "sail"; in closed form: "ridge",
+        "cca", "csa", "procrustes", "asif". A pair of modules is trained in place. A callable is
+        called as ``head(d, dim)`` for each side, for instance
+        ``functools.partial(MlpHead, dropout=0.1)``.
     layers : {"select", "last"} or pair
-        Of sides with several layers: the pair that :func:`select_layers` finds on the training
-        pairs, the last of both, or a name or position for each.
+        Layers to align when a side has several: the pair that :func:`select_layers` finds on the
+        training pairs, the last layer of both, or a name or position for each side.
     dim : int
-        Width of the shared space of trained heads; of a closed form or a start from one no more
-        than the pairs and widths have. ASIF and ridge have their own.
+        Width of the shared space. Closed forms and CCA starts cap it at min(n - 1, d_x, d_y); ridge
+        and ASIF set their own.
     structure_weight : float
-        :math:`\lambda \ge 0`, on the mean of both sides as in the authors' release; the paper's
-        formula has the sum, and half the weight. 0 is plain contrastive training, without noise.
+        Weight :math:`\lambda \ge 0` of STRUCTURE, on the mean of both sides as in the authors'
+        release; the paper's formula has the sum, and so half the weight. With 0, training is
+        purely contrastive, without noise.
     keep : {"shared", "frozen"}
-        Whose neighbourhoods STRUCTURE keeps: of the frozen features in the directions that both
-        sides share, or of all of them as in the paper, where g is the identity. The study in the
-        documentation compares the two.
+        Neighbourhoods that STRUCTURE preserves: those of the frozen features in the directions that
+        both sides share, or those of the frozen features as they are, as in the paper (g is then
+        the identity). The study in the documentation compares the two.
     structure : nn.Module, optional
-        Called as ``structure(frozen, aligned)``, and with ``anchors=`` if there are unpaired rows.
-        None: :class:`StructureLoss` at the temperature of either side that gives a perplexity of
-        40, or of a third of the rows of a batch if that is less.
+        Replacement for STRUCTURE, called as ``structure(frozen, aligned)``, and with ``anchors=``
+        when there are unpaired rows. None: :class:`StructureLoss`, at the temperature that gives
+        each side a perplexity of 40, or of a third of the rows of a batch if that is less.
     contrastive : nn.Module, optional
-        Called as ``contrastive(z_x, z_y, logit_scale, ids=ids)``; :class:`SigLipLoss` gets its bias
-        too. None: :class:`ClipLoss`.
+        Contrastive loss, called as ``contrastive(z_x, z_y, logit_scale, ids=ids)``;
+        :class:`SigLipLoss` also receives its bias. None: :class:`ClipLoss`.
     start : {"cca", "random"}
-        Where "linear", "residual" and "mlp" start: at the map of :func:`fit_cca` with what
-        :func:`select_cca` finds, or at random.
+        Initial weights of "linear", "residual" and "mlp" heads: the map of :func:`fit_cca` with the
+        ridges and power of :func:`select_cca`, or random weights.
     standardise : bool
-        Whether the columns of the training pairs get mean 0 and variance 1, for the heads and for
-        STRUCTURE. A constant column becomes 0.
+        Whether columns are scaled to mean 0 and variance 1 over the training pairs, for the heads
+        and for STRUCTURE. Constant columns become 0.
     epochs : int
-        Passes over the pairs; with no more pairs than `batch_size`, one step each.
+        Passes over the pairs. With no more pairs than `batch_size`, an epoch is one step.
     batch_size : int
-        At least 2. A last batch that is not full is left out.
+        Pairs in a batch, at least 2. A last batch that is not full is left out.
     lr : float or "find"
-        Of AdamW, before `lr_schedule`; "find" is a range test.
+        Learning rate of AdamW, before `lr_schedule`; "find" runs a range test.
     lr_schedule : callable, optional
-        From the share of training that is done, in [0, 1], to a factor of `lr`. None: half a
+        Factor of `lr` as a function of the share of training that is done, in [0, 1]. None: half a
         cosine from 1 to 0.
     weight_decay : float
-        Of AdamW.
+        Weight decay of AdamW.
     warmup : float
-        Share of training over which the weight of STRUCTURE grows from 0. Above 1 it never gets
-        there.
+        Share of training over which the weight of STRUCTURE grows linearly from 0. Above 1, full
+        weight is never reached.
     logit_scale : float, optional
-        A fixed scale of the cosines. None: learned, from the one that :func:`select_cca` finds, or
-        from 1 / 0.07 at a random start.
+        Fixed scale of the cosines. None: the scale is learned, starting from the one that
+        :func:`select_cca` finds, or from 1 / 0.07 with random heads.
     noise : float, optional
-        Standard deviation, in those of the columns, of the Gaussian noise that x and y get anew in
-        every batch, for both terms. None: 1 beside STRUCTURE, and none where its weight is 0, which
-        is plain contrastive training.
+        Standard deviation of the Gaussian noise added to each batch, relative to the standard
+        deviation of each column. Both terms see the noisy features. None: 1 when training with
+        STRUCTURE, and 0 when `structure_weight` is 0.
     fusemix : float, optional
-        :math:`\alpha > 0` of FuseMix, which mixes the pairs of every batch. None: no mixing.
+        Parameter :math:`\alpha > 0` of FuseMix, which mixes the pairs of each batch. None: no
+        mixing.
     monitor : {"recall", "objective"}
-        What validation looks at: :meth:`score`, or the loss with STRUCTURE at its weight of the
-        step, as the release does.
+        Quantity that validation maximises: :meth:`score`, or the negative objective with STRUCTURE
+        at the weight of the step, as in the authors' release.
     patience : float
-        Share of training without a better validation after which it stops.
+        Share of training without a better validation after which training stops.
     seed : int
-        Of the weights, batches, noise and mixing; the same seed gives the same heads.
+        Seed of the weights, batches, noise and mixing. The same seed gives the same heads.
     device : str or torch.device, optional
-        Where to train. None: where the features are.
+        Device to train on. None: the device of the features.
     progress : bool
-        A bar on stderr; needs tqdm.
+        Whether to show a progress bar on stderr; needs tqdm.
 
     Attributes
     ----------
-    heads_ : tuple of nn.Module
-        For standardised rows of x and of y, in eval mode.
+    heads_ : tuple of two nn.Module
+        The fitted heads of x and y in eval mode. They expect scaled columns; :meth:`transform_x`
+        scales them.
     layers_ : tuple
-        Names or positions of the layers that are aligned.
+        Names or positions of the aligned layers.
     selection_ : LayerSelection or None
-        What was found, with ``layers="select"`` and several layers.
+        Report of the layer selection, with ``layers="select"`` and several layers.
     history_ : dict of lists
-        For every step "contrastive", "structure" (without its weight), "logit_scale" and "weight",
-        and for every validation its "validation_step" and "validation". Empty for closed forms.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an option is of the wrong kind or out of range.
+        For each step "contrastive", "structure" (without its weight), "logit_scale" and "weight";
+        for each validation "validation_step" and "validation". Empty for closed forms.
 
     See Also
     --------
@@ -154,11 +154,8 @@ class Aligner:
     True
     """
 
-    heads_: Heads
-    layers_: tuple[Any, Any]
     selection_: LayerSelection | None
     history_: dict[str, list[float]]
-    scaling_: tuple[Tensor, Tensor, Tensor, Tensor]  # mean and factor of x, of y
 
     def __init__(
         self,
@@ -187,25 +184,6 @@ class Aligner:
         device: str | torch.device | None = None,
         progress: bool = False,
     ) -> None:
-        name = "Aligner"
-        check_head(head, (*TRAINED, *CLOSED))
-        check_layer_choice(layers)
-        check_count(name, "dim", dim)
-        check_number(name, "structure_weight", structure_weight, least=0.0)
-        check_choice(name, "keep", keep, ("shared", "frozen"))
-        check_module("structure", structure)
-        check_module("contrastive", contrastive)
-        check_choice(name, "start", start, ("cca", "random"))
-        check_count(name, "epochs", epochs)
-        check_count(name, "batch_size", batch_size, least=2)
-        check_lr(lr)
-        check_number(name, "weight_decay", weight_decay, least=0.0)
-        check_number(name, "warmup", warmup, least=0.0)
-        check_number(name, "patience", patience, above=0.0)
-        check_number_or_none("logit_scale", logit_scale, above=0.0)
-        check_number_or_none("noise", noise, least=0.0)
-        check_number_or_none("fusemix", fusemix, above=0.0)
-        check_choice(name, "monitor", monitor, ("recall", "objective"))
         self.head, self.layers, self.dim = head, layers, dim
         self.structure_weight, self.keep, self.structure = structure_weight, keep, structure
         self.contrastive, self.start, self.standardise = contrastive, start, standardise
@@ -214,6 +192,18 @@ class Aligner:
         self.logit_scale, self.noise, self.fusemix = logit_scale, noise, fusemix
         self.monitor, self.patience, self.seed = monitor, patience, seed
         self.device, self.progress = device, progress
+
+    @property
+    def heads_(self) -> Heads:
+        """Fitted heads of both sides."""
+        side_x, side_y = self._sides
+        return side_x.head, side_y.head
+
+    @property
+    def layers_(self) -> tuple[Any, Any]:
+        """Names or positions of the aligned layers."""
+        side_x, side_y = self._sides
+        return side_x.layer, side_y.layer
 
     def fit(
         self,
@@ -229,17 +219,17 @@ class Aligner:
         Parameters
         ----------
         x, y : array or Tensor of shape (n, d), or a sequence or mapping of them
-            Frozen features of the pairs, row by row, n >= 8; several layers in order. Computed in
-            float32.
+            Frozen features of the pairs, n >= 8; row i of `x` belongs to row i of `y`. A sequence
+            or mapping holds several layers, from first to last. Computed in float32.
         ids : sequence, optional
-            A number or string for each pair; rows with the same are positives of each other. The
-            selection of layers sees each once.
+            Number or string of each pair. Pairs that share an id are positives of each other, and
+            the selection of layers uses the first of them only.
         validation : tuple, optional
-            (x, y) or (x, y, ids) of other pairs, with the layers of the training. Training ends at
-            the step that is best on them; closed forms have no use for them.
+            Other pairs as (x, y) or (x, y, ids), with the same layers. Training ends with the
+            weights of the step that is best on them. Closed forms ignore them.
         unpaired : tuple, optional
-            Rows of x and rows of y that are paired with nothing, of the layers too: STRUCTURE
-            keeps their neighbourhoods beside the pairs'. Their numbers may differ.
+            Rows of x and rows of y without a partner, with the same layers; their numbers may
+            differ. They join the neighbourhoods that STRUCTURE preserves. Closed forms ignore them.
 
         Returns
         -------
@@ -249,49 +239,46 @@ class Aligner:
         Raises
         ------
         TypeError, ValueError
-            If features, rows or ids are of the wrong kind, do not fit together, or hold a value
-            that is not finite.
+            If an option is of the wrong kind or out of range, or if features, rows or ids are of
+            the wrong kind, do not fit together, or hold a value that is not finite.
         """
         name = "Aligner.fit"
-        self.layers_, self.selection_ = choose_layers(self.layers, x, y, ids, self.device)
-        X, Y = self._rows(name, x, y)
+        check_layer_choice(self.layers)
+        start, training = self._options()
+        (layer_x, layer_y), self.selection_ = choose_layers(self.layers, x, y, ids, self.device)
+        X = finite_rows(name, "x", x, layer_x, self.device)
+        Y = finite_rows(name, "y", y, layer_y, self.device)
         check_pairs(name, X, Y, FEWEST)
-        ids = as_ids(name, ids, X)
-        self.scaling_ = (*scaling(X, self.standardise), *scaling(Y, self.standardise))
-        X, Y = self._scaled(name, X, Y)
-        self.history_ = {}
-        if isinstance(self.head, str) and self.head in CLOSED:
-            self.heads_ = CLOSED[self.head](X, Y, shared_width(self.dim, X, Y))
-            return self
-        if unpaired is not None:
-            check_unpaired(unpaired)
-            unpaired = self._scaled(name, *self._rows(name, *unpaired))
-        # The global generator makes the weights of modules; it is left as it was found.
-        with torch.random.fork_rng([X.device] if X.device.type == "cuda" else []):
-            torch.manual_seed(self.seed)
-            pairs = Pairs(X, Y, ids, unpaired)
-            objective = starting_objective(self, pairs)
-            self.heads_ = objective.head_x, objective.head_y
-            validate = None
-            if validation is not None:
-                check_validation(validation)
-                validate = validator(objective, *self._labelled(*validation), self.monitor)
-            self.history_ = train(objective, pairs, self, validate)
+        side_x = Side("x", layer_x, *scaling(X, self.standardise))
+        side_y = Side("y", layer_y, *scaling(Y, self.standardise))
+        sides = side_x, side_y
+        pairs = Pairs(side_x.scaled(X), side_y.scaled(Y), as_ids(name, ids, X))
+        if isinstance(start.head, str) and start.head in CLOSED_FORMS:
+            dim = shared_width(self.dim, pairs.x, pairs.y)
+            heads, self.history_ = CLOSED_FORMS[start.head](pairs.x, pairs.y, dim), {}
+        else:
+            if unpaired is not None:
+                check_unpaired(unpaired)
+                pairs = pairs._replace(unpaired=self._scaled(name, sides, *unpaired))
+            held_out = None if validation is None else self._validation_pairs(sides, validation)
+            heads, self.history_ = trained(pairs, held_out, start, training)
+        side_x.head, side_y.head = heads
+        self._sides = sides
         return self
 
     def transform_x(self, x: Features) -> Any:
-        """Bring rows of x into the shared space.
+        """Map rows of x into the shared space.
 
         Parameters
         ----------
         x : array or Tensor of shape (n, d), or a sequence or mapping of them
-            Of the layer that is aligned, or all layers as in :meth:`fit`.
+            Features of the aligned layer, or of all layers as in :meth:`fit`.
 
         Returns
         -------
         array or Tensor of shape (n, dim)
-            Unit rows in float32, so that a product with the other side's is the cosine; an array
-            for an array. On the device of the heads.
+            Rows of unit length in float32, so that products with the other side's rows are cosines.
+            An array for an array; a tensor is on the device of the heads.
 
         Raises
         ------
@@ -303,17 +290,17 @@ class Aligner:
         return self._transformed("Aligner.transform_x", 0, x)
 
     def transform_y(self, y: Features) -> Any:
-        """Bring rows of y into the shared space, as :meth:`transform_x` does those of x.
+        """Map rows of y into the shared space, as :meth:`transform_x` does for x.
 
         Parameters
         ----------
         y : array or Tensor of shape (n, d), or a sequence or mapping of them
-            Of the layer that is aligned, or all layers as in :meth:`fit`.
+            Features of the aligned layer, or of all layers as in :meth:`fit`.
 
         Returns
         -------
         array or Tensor of shape (n, dim)
-            Unit rows in float32; an array for an array.
+            Rows of unit length in float32; an array for an array.
 
         Raises
         ------
@@ -330,14 +317,15 @@ class Aligner:
         Parameters
         ----------
         x, y : array or Tensor of shape (n, d), or a sequence or mapping of them
-            Pairs, row by row, each side the gallery of the other.
+            Pairs, row by row. Each side is the gallery of the other.
         ids : sequence, optional
-            As in :meth:`fit`: rows with the same are right answers for each other.
+            Number or string of each pair; rows that share one are correct answers for each other.
 
         Returns
         -------
         float
-            In [0, 1], higher is better; :func:`retrieval` of the transformed rows tells more.
+            Mean recall in [0, 1]; higher is better. :func:`retrieval` of the transformed rows
+            reports more.
 
         Raises
         ------
@@ -348,8 +336,7 @@ class Aligner:
         """
         name = "Aligner.score"
         self._check_fitted(name)
-        z_x, z_y = self.transform_x(x), self.transform_y(y)
-        z_x, z_y = torch.as_tensor(z_x), torch.as_tensor(z_y)
+        z_x, z_y = torch.as_tensor(self.transform_x(x)), torch.as_tensor(self.transform_y(y))
         check_pairs(name, z_x, z_y, 1)
         return float(retrieval(z_x, z_y, ids=as_ids(name, ids, z_x)).mean_recall)
 
@@ -359,88 +346,110 @@ class Aligner:
         Parameters
         ----------
         path : str or os.PathLike
-            Where; a file there is replaced.
+            File to write; an existing one is replaced.
 
         Raises
         ------
         ImportError
-            Without the package safetensors.
+            If the package safetensors is not installed.
         RuntimeError
             Before :meth:`fit`.
         TypeError
             If the heads are modules of your own.
         """
         self._check_fitted("Aligner.save")
-        write_aligner(path, self)
+        options = {name: getattr(self, name) for name in STORED_OPTIONS}
+        write_aligner(path, AlignerFile(self._sides, options, self.history_))
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str | torch.device = "cpu") -> Aligner:
-        """Read what :meth:`save` wrote; nothing in the file is run.
+        """Read a file that :meth:`save` wrote; nothing in it is executed.
 
         Parameters
         ----------
         path : str or os.PathLike
-            The file.
+            File to read.
         device : str or torch.device
-            Where the tensors go.
+            Device of the tensors.
 
         Returns
         -------
         Aligner
-            Fitted. Loss modules, schedules and `selection_` are not in the file: to train on with
-            your own, give them to a new one.
+            Fitted. Loss modules, schedules and `selection_` are not stored: to train again with
+            your own, pass them to a new Aligner.
 
         Raises
         ------
         ImportError
-            Without the package safetensors.
+            If the package safetensors is not installed.
         FileNotFoundError
             If there is no file.
         ValueError
             If :meth:`save` did not write it.
         """
-        aligner = cls()
-        aligner.selection_ = None
-        read_aligner(path, aligner, device)
+        stored = read_aligner(path, device)
+        try:
+            aligner = cls(**stored.options)
+            aligner._options()
+        except (TypeError, ValueError) as error:
+            got = f"options that it cannot have ({error})"
+            raise no_heads_file("Aligner.load", path, got) from error
+        aligner._sides, aligner.history_, aligner.selection_ = stored.sides, stored.history, None
+        aligner.layers = aligner.layers_
         return aligner
 
-    def _rows(self, function: str, x: Features, y: Features) -> tuple[Tensor, Tensor]:
-        return tuple(  # type: ignore[return-value]
-            self._side(function, side, features) for side, features in enumerate((x, y))
+    def _options(self) -> tuple[StartOptions, TrainingOptions]:
+        """The options as the parts of a fit receive them, checked, with defaults filled in."""
+        start, training = (
+            {name: getattr(self, name) for name in field_names(record)}
+            for record in (StartOptions, TrainingOptions)
         )
+        checked = StartOptions(**start)
+        if self.noise is None:
+            training["noise"] = NOISE if self.structure_weight > 0 else 0.0
+        training["lr_schedule"] = self.lr_schedule or cosine_decay
+        return checked, TrainingOptions(**training)
 
-    def _side(self, function: str, side: int, features: Features) -> Tensor:
-        """The rows of the aligned layer, where the heads are or are to be."""
-        name = "xy"[side]
-        layer = layer_of(function, name, features, self.layers_[side])
-        rows = as_tensor(function, name, layer, self.device)
-        check_finite(function, name, rows)
-        return rows
-
-    def _scaled(self, function: str, *rows: Tensor) -> tuple[Tensor, Tensor]:
-        return tuple(  # type: ignore[return-value]
-            scaled(function, "xy"[side], z, self.scaling_[2 * side : 2 * side + 2])
-            for side, z in enumerate(rows)
+    def _scaled(
+        self, function: str, sides: tuple[Side, Side], x: Features, y: Features
+    ) -> tuple[Tensor, Tensor]:
+        X, Y = (
+            side.scaled(side.rows(function, features, self.device))
+            for side, features in zip(sides, (x, y), strict=True)
         )
+        return X, Y
 
-    def _labelled(
-        self, x: Features, y: Features, ids: Any = None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Other pairs, scaled as the training ones."""
+    def _validation_pairs(self, sides: tuple[Side, Side], validation: Any) -> Pairs:
         name = "Aligner.fit: validation"
-        X, Y = self._rows(name, x, y)
+        check_validation(validation)
+        x, y, *ids = validation
+        X, Y = self._scaled(name, sides, x, y)
         check_pairs(name, X, Y, 2)
-        return *self._scaled(name, X, Y), as_ids(name, ids, X)
+        return Pairs(X, Y, as_ids(name, ids[0] if ids else None, X))
 
     @torch.no_grad()
-    def _transformed(self, function: str, side: int, features: Features) -> Any:
+    def _transformed(self, function: str, index: int, features: Features) -> Any:
         self._check_fitted(function)
-        layer = layer_of(function, "xy"[side], features, self.layers_[side])
-        rows = self._side(function, side, layer)
-        of_side = self.scaling_[2 * side : 2 * side + 2]
-        z = scaled(function, "xy"[side], rows, of_side)
-        return like(unit_rows(self.heads_[side](z)), layer)
+        side = self._sides[index]
+        rows = side.rows(function, features, self.device)
+        return as_given(side(rows), layer_of(function, side.name, features, side.layer))
 
     def _check_fitted(self, function: str) -> None:
-        if not hasattr(self, "heads_"):
+        if not hasattr(self, "_sides"):
             raise no_fit(function)
+
+
+def trained(
+    pairs: Pairs, validation: Pairs | None, start: StartOptions, training: TrainingOptions
+) -> tuple[Heads, dict[str, list[float]]]:
+    """Heads trained on the pairs, and the history of their training."""
+    device = pairs.x.device
+    # The global generator initialises the weights of modules; afterwards it is put back.
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(training.seed)
+        objective = starting_objective(pairs, start, training.batch_size)
+        validate = None
+        if validation is not None:
+            validate = validator(objective, validation, training.monitor)
+        history = train(objective, pairs, training, validate)
+    return (objective.head_x, objective.head_y), history

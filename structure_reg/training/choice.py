@@ -1,4 +1,4 @@
-"""Which layer of either side to align."""
+"""Which layer of each side to align."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 from structure_reg.layers.report import LayerSelection
 from structure_reg.layers.selection import select_layers
-from structure_reg.training.sides import Features, as_ids, as_tensor, layer_names, layer_of
+from structure_reg.training.inputs import Features, as_ids, as_tensor, layer_names, layer_of
 
 
 def choose_layers(
     layers: Any, x: Features, y: Features, ids: Any, device: Any
 ) -> tuple[tuple[Any, Any], LayerSelection | None]:
-    """A given pair, the last, or the one that :func:`select_layers` finds."""
+    """Return a given pair, the last layers, or the pair that :func:`select_layers` finds."""
     function = "Aligner.fit"
     names = layer_names(function, "x", x), layer_names(function, "y", y)
     if isinstance(layers, tuple):
@@ -31,7 +31,7 @@ def choose_layers(
     )
     one = next(iter(xs.values()))
     numbers = as_ids(function, ids, one)
-    if numbers is not None:  # copies of a text would be neighbours for being copies
+    if numbers is not None:  # copies of one text would count as neighbours of each other
         rows = first_of_each(numbers)
         xs, ys = ({layer: z[rows] for layer, z in side.items()} for side in (xs, ys))
     selection = select_layers(xs, ys)
@@ -39,7 +39,7 @@ def choose_layers(
 
 
 def first_of_each(ids: Tensor) -> Tensor:
-    """Rows in which an id is met for the first time; ids without gaps, as `as_ids` makes them."""
+    """First row of each id; the ids are numbered without gaps, as :func:`as_ids` does."""
     new = ids.new_zeros(int(ids.max()) + 1).scatter_reduce(
         0, ids, torch.arange(len(ids), device=ids.device), "amin", include_self=False
     )

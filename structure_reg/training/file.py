@@ -1,69 +1,64 @@
-"""An aligner in a file: its heads, and beside them what comes before a head and the options."""
+"""A fitted Aligner in a safetensors file: both sides, the options, and the history."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple
 
 import torch
 
 from structure_reg.heads._checks import no_heads_file
 from structure_reg.heads.file import read_heads, write_heads
-
-if TYPE_CHECKING:
-    from structure_reg.training.aligner import Aligner
+from structure_reg.training.options import StartOptions, TrainingOptions, field_names
+from structure_reg.training.side import Side
 
 FORMAT = "structure-reg aligner 1"
 SCALING = ("mean_x", "factor_x", "mean_y", "factor_y")
-OPTIONS = (
-    "dim",
-    "structure_weight",
-    "keep",
-    "start",
-    "standardise",
-    "epochs",
-    "batch_size",
-    "lr",
-    "weight_decay",
-    "warmup",
-    "logit_scale",
-    "noise",
-    "fusemix",
-    "monitor",
-    "patience",
-    "seed",
-)
+STORED_OPTIONS = (*field_names(StartOptions), *field_names(TrainingOptions))
 
 
-def write_aligner(path: str | PathLike[str], aligner: Aligner) -> None:
-    options = {name: getattr(aligner, name) for name in OPTIONS}
-    if isinstance(aligner.head, str):
-        options["head"] = aligner.head
-    texts = {
-        "layers": json.dumps(aligner.layers_),
-        "options": json.dumps(options),
-        "history": json.dumps(aligner.history_),
+class AlignerFile(NamedTuple):
+    """The content of a file."""
+
+    sides: tuple[Side, Side]
+    options: dict[str, Any]
+    history: dict[str, list[float]]
+
+
+def write_aligner(path: str | PathLike[str], content: AlignerFile) -> None:
+    """Write a file, without options that JSON cannot hold: modules and functions."""
+    x, y = content.sides
+    options = {
+        name: value
+        for name, value in content.options.items()
+        if value is None or isinstance(value, str | float | int)
     }
-    scaling = dict(zip(SCALING, aligner.scaling_, strict=True))
-    write_heads("Aligner.save", FORMAT, path, aligner.heads_, scaling, texts)
+    texts = {
+        "layers": json.dumps([x.layer, y.layer]),
+        "options": json.dumps(options),
+        "history": json.dumps(content.history),
+    }
+    scaling = dict(zip(SCALING, (x.mean, x.factor, y.mean, y.factor), strict=True))
+    write_heads("Aligner.save", FORMAT, path, (x.head, y.head), scaling, texts)
 
 
-def read_aligner(path: str | PathLike[str], aligner: Aligner, device: str | torch.device) -> None:
-    """Fill an aligner with what :func:`write_aligner` wrote."""
+def read_aligner(path: str | PathLike[str], device: str | torch.device) -> AlignerFile:
+    """Read what :func:`write_aligner` wrote."""
     function = "Aligner.load"
     heads, scaling, texts = read_heads(function, FORMAT, path, device, SCALING)
     try:
         head_x, head_y = heads
         layer_x, layer_y = json.loads(texts["layers"])
-        options = {"noise": 0.0} | json.loads(texts["options"])  # 0.1.0 had none
+        options: Mapping[str, Any] = json.loads(texts["options"])
         history = json.loads(texts["history"])
         mean_x, factor_x, mean_y, factor_y = (scaling[name] for name in SCALING)
-        for name in (*OPTIONS, *(["head"] if "head" in options else [])):
-            setattr(aligner, name, options[name])
     except (KeyError, TypeError, ValueError) as error:
         raise no_heads_file(function, path, f"a part that cannot be read ({error})") from error
-    aligner.heads_ = head_x, head_y
-    aligner.layers_ = aligner.layers = layer_x, layer_y
-    aligner.scaling_ = mean_x, factor_x, mean_y, factor_y
-    aligner.history_ = history
+    sides = (
+        Side("x", layer_x, mean_x, factor_x, head_x).eval(),
+        Side("y", layer_y, mean_y, factor_y, head_y).eval(),
+    )
+    # 0.1.0 had no noise.
+    return AlignerFile(sides, {"noise": 0.0} | dict(options), history)

@@ -6,22 +6,20 @@ import copy
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
+from structure_reg.training.batches import Batch
 from structure_reg.training.objective import Objective
 
 LEAST, MOST, STEPS, FALLBACK = 1e-7, 10.0, 100, 1e-3
 
 
-def find_learning_rate(
-    objective: Objective, stream: Iterator[Any], weight: float, weight_decay: float
-) -> float:
-    """A fifth of the rate at which the loss falls fastest as the rate grows from 1e-7 to 10.
+def find_learning_rate(objective: Objective, stream: Iterator[Batch], weight_decay: float) -> float:
+    """Find a fifth of the rate at which the loss falls fastest as the rate grows from 1e-7 to 10.
 
-    Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017. The objective is left
-    as it was. 1e-3 where the loss never falls.
+    Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017. STRUCTURE has its
+    full weight. The objective is left as it was. 1e-3 if the loss never falls.
     """
     before = copy.deepcopy(objective.state_dict())
     optimizer = optimizer_of(objective, LEAST, weight_decay)
@@ -30,7 +28,7 @@ def find_learning_rate(
     for rate, batch in zip(rates, itertools.islice(stream, STEPS), strict=True):
         for group in optimizer.param_groups:
             group["lr"] = rate
-        terms = objective(batch.x, batch.y, batch.ids, weight, batch.frozen, batch.unpaired)
+        terms = objective(batch, 1.0)
         optimizer.zero_grad()
         terms.total.backward()
         optimizer.step()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -9,72 +10,107 @@ from torch import Tensor, nn
 
 from structure_reg.losses.frozen import FrozenStructure
 from structure_reg.losses.siglip import SigLipLoss
+from structure_reg.losses.structure import StructureLoss
+from structure_reg.training.batches import Batch
+from structure_reg.training.closed_form import Heads
 
-Unpaired = tuple[Tensor, Tensor]  # rows of x and rows of y that are paired with nothing
+LOG_MAX_SCALE = math.log(100)  # as in CLIP
+LOGIT_BIAS = -10.0  # as in SigLIP
 
 
 class Terms(NamedTuple):
-    """The objective of a batch, and what it is made of."""
+    """The objective of a batch, and its parts."""
 
     total: Tensor
     contrastive: Tensor
     structure: Tensor  # mean of both sides, without its weight
 
 
+class SideStructure(nn.Module):
+    """STRUCTURE of one side, R(g(x), z), with a fixed map g of the frozen features."""
+
+    def __init__(self, term: nn.Module, reference: nn.Module) -> None:
+        super().__init__()
+        self.term = term
+        self.reference = reference.requires_grad_(False)
+
+    def forward(
+        self,
+        x: Tensor | FrozenStructure,
+        z: Tensor,
+        anchors: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """R of a batch; `x` and the first of `anchors` are frozen features before the map g."""
+        frozen = x if isinstance(x, FrozenStructure) else self.reference(x)
+        if anchors is None:
+            value: Tensor = self.term(frozen, z)
+        else:
+            value = self.term(frozen, z, anchors=(self.reference(anchors[0]), anchors[1]))
+        return value
+
+    def prepared(self, x: Tensor) -> FrozenStructure | None:
+        """Prepare the neighbourhoods of rows that every step sees, if the term can use them."""
+        R = self.term
+        if not isinstance(R, StructureLoss) or R.group is not None:
+            return None
+        return FrozenStructure(
+            self.reference(x), temperature=R.temperature, levels=R.levels, centering=R.centering
+        )
+
+
 class Objective(nn.Module):
-    r"""The two heads and the scale of the cosines, with what they are trained on.
+    r"""The two heads and the scale of the cosines, with the terms they are trained on.
 
     .. math:: L(z_x, z_y; s) + \lambda_t \tfrac12 \bigl( R(g_x(x), z_x) + R(g_y(y), z_y) \bigr)
 
-    with fixed maps g: the identity, or the directions that the two sides share.
+    with fixed maps g: the identity, or the directions that both sides share.
     """
 
     def __init__(
         self,
-        head_x: nn.Module,
-        head_y: nn.Module,
+        heads: Heads,
         contrastive: nn.Module,
-        structures: tuple[nn.Module, nn.Module] | None,
-        references: tuple[nn.Module, nn.Module],
+        structures: tuple[SideStructure, SideStructure] | None,
+        weight: float,
         logit_scale: float,
         *,
         learn_scale: bool,
     ) -> None:
         super().__init__()
-        self.head_x, self.head_y = head_x, head_y
+        self.head_x, self.head_y = heads
         self.contrastive = contrastive
-        self.structures = None if structures is None else nn.ModuleList(structures)
-        self.references = nn.ModuleList(references).requires_grad_(False)
+        self.structure_x: SideStructure | None
+        self.structure_y: SideStructure | None
+        self.structure_x, self.structure_y = structures or (None, None)
+        self.weight = weight
         self.log_scale = nn.Parameter(torch.tensor(logit_scale).log(), requires_grad=learn_scale)
         if isinstance(contrastive, SigLipLoss):
-            self.bias = nn.Parameter(torch.tensor(-10.0))
+            self.bias = nn.Parameter(torch.tensor(LOGIT_BIAS))
 
-    def forward(
-        self,
-        x: Tensor,
-        y: Tensor,
-        ids: Tensor | None,
-        weight: float,
-        frozen: tuple[FrozenStructure, FrozenStructure] | None = None,
-        unpaired: Unpaired | None = None,
-    ) -> Terms:
-        """Terms of a batch; `frozen` are its neighbourhoods, if they were prepared."""
-        z_x, z_y = self.head_x(x), self.head_y(y)
-        scale = self.log_scale.clamp(max=4.6052).exp()  # at most 100, as in CLIP
-        if isinstance(self.contrastive, SigLipLoss):
-            contrastive = self.contrastive(z_x, z_y, scale, self.bias, ids=ids)
+    def forward(self, batch: Batch, share: float) -> Terms:
+        """Terms of a batch, with STRUCTURE at a share of its weight."""
+        z_x, z_y = self.head_x(batch.x), self.head_y(batch.y)
+        scale = self.log_scale.clamp(max=LOG_MAX_SCALE).exp()
+        bias = (self.bias,) if isinstance(self.contrastive, SigLipLoss) else ()
+        L = self.contrastive(z_x, z_y, scale, *bias, ids=batch.ids)
+        R_x, R_y = self.structure_x, self.structure_y
+        if R_x is None or R_y is None:
+            return Terms(L, L, torch.zeros_like(L))
+        frozen_x, frozen_y = batch.frozen or (batch.x, batch.y)
+        if batch.unpaired is None:
+            R = R_x(frozen_x, z_x) / 2 + R_y(frozen_y, z_y) / 2
         else:
-            contrastive = self.contrastive(z_x, z_y, scale, ids=ids)
-        if self.structures is None:
-            return Terms(contrastive, contrastive, torch.zeros_like(contrastive))
-        g_x, g_y = self.references
-        kept = frozen or (g_x(x), g_y(y))
-        structure = torch.zeros_like(contrastive)
-        for side, (R, z) in enumerate(zip(self.structures, (z_x, z_y), strict=True)):
-            if unpaired is None:
-                structure = structure + R(kept[side], z) / 2
-            else:
-                u, head = unpaired[side], (self.head_x, self.head_y)[side]
-                anchors = self.references[side](u), head(u)
-                structure = structure + R(kept[side], z, anchors=anchors) / 2
-        return Terms(contrastive + weight * structure, contrastive, structure)
+            u, v = batch.unpaired
+            R = (
+                R_x(frozen_x, z_x, anchors=(u, self.head_x(u))) / 2
+                + R_y(frozen_y, z_y, anchors=(v, self.head_y(v))) / 2
+            )
+        return Terms(L + self.weight * share * R, L, R)
+
+    def prepared(self, x: Tensor, y: Tensor) -> tuple[FrozenStructure, FrozenStructure] | None:
+        """Prepare the neighbourhoods of both sides, if both can be."""
+        R_x, R_y = self.structure_x, self.structure_y
+        if R_x is None or R_y is None:
+            return None
+        of_x, of_y = R_x.prepared(x), R_y.prepared(y)
+        return None if of_x is None or of_y is None else (of_x, of_y)

@@ -1,4 +1,4 @@
-"""The training that the authors released, difference by difference."""
+"""The training of the authors' released code, with each difference named."""
 
 from __future__ import annotations
 
@@ -34,44 +34,46 @@ def released_aligner(
     epochs: int = EPOCHS,
     seed: int = 42,
 ) -> Aligner:
-    r"""Make the :class:`Aligner` that trains as the authors' released code does.
+    r"""Return an :class:`Aligner` that trains as the authors' released code does.
 
-    For comparison, not for use. Its differences from the paper and from the defaults here:
+    It is meant for comparisons. It differs from the paper and from the defaults of this library in
+    these points:
 
-    - *Divergence*: :func:`reverse_js_divergence`, which is not bounded, in place of the paper's.
-    - *Weight*: on the mean of both sides; the paper's formula has the sum.
-    - *Temperature*: STRUCTURE's is that of the contrastive loss, fixed at 0.05.
-    - *Neighbourhoods*: of the frozen features as they are, as in the paper.
-    - *Warm-up*: over 1000 optimiser steps, whatever the length of training. With 4096 pairs or
-      fewer a step is an epoch, and the whole weight comes when training ends.
-    - *Learning rate*: from a range test at the whole weight; a cosine that is not held at its
-      bottom, so that it climbs again after 50 epochs, and so on.
-    - *Heads*: random weights, 512 wide. "mlp" is the released low-rank head, whose gate never
-      opens: a linear map without bias, orthogonal at the start.
-    - *Features*: as they are, not standardised, without noise.
-    - *Validation*: the objective with the weight of the step, so that early steps look better than
-      they are; it stops after 200 of 1000 epochs without a better one.
+    - *Divergence*: :func:`reverse_js_divergence`, which is unbounded, in place of the paper's.
+    - *Weight*: applied to the mean of both sides; the paper's formula has the sum.
+    - *Temperature*: STRUCTURE shares the temperature of the contrastive loss, fixed at 0.05.
+    - *Neighbourhoods*: those of the frozen features as they are, as in the paper.
+    - *Warm-up*: over 1000 optimiser steps, however long training is. With 4096 pairs or fewer a
+      step is an epoch, so the full weight is reached only when training ends.
+    - *Learning rate*: found by a range test at full weight; the cosine does not stop at its
+      minimum but rises again after 50 epochs, and so on.
+    - *Heads*: random initial weights, width 512. "mlp" is the released low-rank head, whose gate
+      never opens: a linear map without bias, orthogonal at the start.
+    - *Features*: used as they are, neither standardised nor with noise.
+    - *Validation*: on the objective with STRUCTURE at the weight of the step, which makes early
+      steps look better than they are; training stops after 200 of 1000 epochs without a better one.
 
-    Not here: the order of its batches, its last batch that is not full, and clipping per tensor.
+    Not reproduced: the order of the batches, the last batch that is not full, and gradient clipping
+    per tensor.
 
     Parameters
     ----------
     pairs : int
-        How many there will be to train on, at least 2: the warm-up is given in steps.
+        Number of training pairs, at least 2; the warm-up depends on it.
     head : {"linear", "mlp"}
-        Which head; see above.
+        Kind of the heads, see above.
     layers
         As in :class:`Aligner`.
     structure_weight : float
-        10 as released; 0 is without.
+        Weight of STRUCTURE, 10 in the release; 0 trains without it.
     levels : int
-        Of STRUCTURE.
+        Levels of STRUCTURE.
     temperature : float
-        Of both losses.
+        Temperature of both losses.
     epochs : int
-        1000 as released.
+        Passes over the pairs, 1000 in the release.
     seed : int
-        The first of the seeds that were released.
+        Seed; the default is the first one of the release.
 
     Returns
     -------
@@ -93,7 +95,7 @@ def released_aligner(
 
     Examples
     --------
-    With 300 pairs an epoch is a step, and the weight is whole when training ends:
+    With 300 pairs an epoch is one step, so full weight is reached when training ends:
 
     >>> released_aligner(300).warmup
     1.0
@@ -129,7 +131,7 @@ def released_aligner(
 
 
 def climbing_cosine(done: float, *, steps: int, half: int) -> float:
-    """From 1 to 0 in `half` steps, back to 1 in as many, and so on."""
+    """Cosine from 1 to 0 over `half` steps, back to 1 over as many, and so on."""
     return (1 + math.cos(math.pi * done * steps / half)) / 2
 
 

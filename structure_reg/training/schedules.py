@@ -1,4 +1,4 @@
-"""Weight and learning rate over a training, by its share that is done: long or short, all of it."""
+"""Weight and learning rate as functions of the share of training that is done, in [0, 1]."""
 
 from __future__ import annotations
 

@@ -1,25 +1,59 @@
-"""How good a step of training is, on pairs that are not trained on."""
+"""How good a step of training is on pairs that are not trained on, and when to stop."""
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from structure_reg.evaluation.retrieval import retrieval
+from structure_reg.training.batches import Batch, Pairs
 from structure_reg.training.objective import Objective
 
+# From the share of STRUCTURE's weight at a step to a score; higher is better.
+Validate = Callable[[float], float]
 
-def validator(
-    objective: Objective, x: Tensor, y: Tensor, ids: Tensor | None, monitor: str
-) -> Callable[[float], float]:
-    """Mean recall, or the objective's negative at the weight that STRUCTURE has at the step."""
+
+def validator(objective: Objective, pairs: Pairs, monitor: str) -> Validate:
+    """Mean recall of the heads, or the negative objective at the step's share of the weight."""
 
     @torch.no_grad()
-    def validate(weight: float) -> float:
+    def validate(share: float) -> float:
         if monitor == "objective":
-            return -float(objective(x, y, ids, weight).total)
-        return float(retrieval(objective.head_x(x), objective.head_y(y), ids=ids).mean_recall)
+            return -float(objective(Batch(pairs.x, pairs.y, pairs.ids), share).total)
+        z_x, z_y = objective.head_x(pairs.x), objective.head_y(pairs.y)
+        return float(retrieval(z_x, z_y, ids=pairs.ids).mean_recall)
 
     return validate
+
+
+class Watch:
+    """The best step so far, and whether it was too long ago."""
+
+    def __init__(self, objective: Objective, validate: Validate | None, patience: float) -> None:
+        self.objective, self.validate, self.patience = objective, validate, patience
+        self.steps: list[float] = []
+        self.scores: list[float] = []
+        self.best_score, self.best_done = -math.inf, 0.0
+        self.best_state: dict[str, Tensor] | None = None
+
+    def stops(self, step: int, done: float, share: float) -> bool:
+        """Validate a step, `done` of training in [0, 1]; whether training should stop."""
+        if self.validate is None:
+            return False
+        self.objective.eval()
+        score = self.validate(share)
+        self.objective.train()
+        self.steps.append(step)
+        self.scores.append(score)
+        if score > self.best_score:
+            self.best_score, self.best_done = score, done
+            self.best_state = copy.deepcopy(self.objective.state_dict())
+        return done - self.best_done > self.patience
+
+    def restore_best(self) -> None:
+        if self.best_state is not None:
+            self.objective.load_state_dict(self.best_state)

@@ -17,12 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import structure_reg as sr
-from structure_reg.training.fusemix import fusemix
-from structure_reg.training.noise import noisy
+from structure_reg.training.augmentation import add_noise, fusemix
+from structure_reg.training.batches import Batch
 from structure_reg.training.objective import Objective
 from structure_reg.training.schedules import constant, cosine_decay, linear_warmup
-from structure_reg.training.start import start_linear
+from structure_reg.training.trained_heads import start_linear
 
+FILES = Path(__file__).parent / "files"
 TRAINED = ("linear", "residual", "mlp", "sail")
 CLOSED = ("ridge", "cca", "csa", "procrustes", "asif")
 Aligner = partial(sr.Aligner, epochs=8, dim=16)
@@ -318,7 +319,7 @@ class TestBesideThePairs:
 
         deviation = torch.tensor([0.5, 0.0, 3.0])
         x = torch.randn(4000, 3)
-        noise = noisy(x, deviation, torch.Generator().manual_seed(0)) - x
+        noise = add_noise(x, deviation, torch.Generator().manual_seed(0)) - x
         assert torch.equal(noise[:, 1], torch.zeros(4000))
         for column in (0, 2):
             assert kstest(noise[:, column].numpy() / deviation[column].item(), "norm").pvalue > 0.01
@@ -364,10 +365,10 @@ class TestSchedules:
         assert constant(0.3) == 1
 
     def test_scale_is_at_most_a_hundred(self) -> None:
-        objective = Objective(nn.Identity(), nn.Identity(), sr.ClipLoss(), None,
-                              (nn.Identity(), nn.Identity()), 1e4, learn_scale=True)  # fmt: skip
+        heads = nn.Identity(), nn.Identity()
+        objective = Objective(heads, sr.ClipLoss(), None, 0.0, 1e4, learn_scale=True)
         x = torch.randn(5, 3)
-        total = objective(x, x.roll(1, 0), None, 0.0).total
+        total = objective(Batch(x, x.roll(1, 0), None), 1.0).total
         torch.testing.assert_close(total, sr.clip_loss(x, x.roll(1, 0), 100.0), rtol=1e-4, atol=0)
 
 
@@ -395,7 +396,7 @@ class TestErrors:
     )
     def test_options(self, options: dict[str, Any], message: str) -> None:
         with pytest.raises((TypeError, ValueError), match=f"Aligner: expected.*{message}"):
-            sr.Aligner(**options)
+            sr.Aligner(**options).fit(X, Y)
 
     @pytest.mark.parametrize(
         ("x", "y", "more", "message"),
@@ -429,6 +430,22 @@ class TestErrors:
         ):
             with pytest.raises(RuntimeError, match="expected a fitted Aligner"):
                 call(sr.Aligner())
+
+    def test_a_file_that_the_first_release_wrote(self) -> None:
+        """Options, history and rows are those that 0.1.0 had; it trained without noise."""
+        aligner = sr.Aligner.load(FILES / "aligner_0.1.0.safetensors")
+        assert (aligner.layers_, aligner.dim, aligner.seed) == (("late", 0), 4, 3)
+        assert (aligner.structure_weight, aligner.noise, aligner.head) == (20.0, 0, "linear")
+        assert aligner.history_["weight"] == [20.0] * 3
+        rows = {
+            "x": [[0.191490039, 0.722124994, -0.664713919, -0.00475143595],
+                  [-0.58381170, -0.464713663, -0.650383055, 0.142151340]],
+            "y": [[0.896088898, -0.160313845, 0.412502348, 0.0341459467],
+                  [0.593008995, -0.621780455, 0.506999314, 0.0684187263]],
+        }  # fmt: skip
+        z_x, z_y = aligner.transform_x(torch.eye(6)[:2]), aligner.transform_y(torch.eye(5)[:2])
+        torch.testing.assert_close(z_x, torch.tensor(rows["x"]))
+        torch.testing.assert_close(z_y, torch.tensor(rows["y"]))
 
     def test_a_file_from_before_there_was_noise(self, tmp_path: Path) -> None:
         """As 0.1.0 wrote it: trained without."""

@@ -1,4 +1,4 @@
-"""What a user hands over, arrays or tensors, one layer or all, as rows of one layer."""
+"""The features of either side as the user passes them: arrays or tensors, one layer or several."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from structure_reg.training._checks import (
+    check_finite,
     check_id_count,
     check_matrix,
     no_features,
@@ -20,7 +21,7 @@ Features = Any  # an (n, d) array or tensor, or a sequence or mapping of them
 
 
 def as_tensor(function: str, name: str, features: Any, device: Any) -> Tensor:
-    """An array or a tensor as (n, d) in float32, where it is or on `device`."""
+    """An array or a tensor as (n, d) in float32, on its own device or on `device`."""
     if not isinstance(features, Tensor):
         if not hasattr(features, "__array__"):
             raise no_features(function, name, features)
@@ -45,7 +46,7 @@ def layer_names(function: str, name: str, features: Features) -> list[Any]:
 
 
 def layer_of(function: str, name: str, features: Features, layer: Any) -> Any:
-    """The one array, or the layer of that name or position; a negative one counts from the end."""
+    """The only array, or the layer of that name or position, which may count from the end."""
     if not has_layers(features):
         return features
     names = layer_names(function, name, features)
@@ -56,8 +57,15 @@ def layer_of(function: str, name: str, features: Features, layer: Any) -> Any:
     raise no_layer(function, name, layer, names)
 
 
+def finite_rows(function: str, name: str, features: Features, layer: Any, device: Any) -> Tensor:
+    """Rows of one layer in float32, without NaN and infinity."""
+    rows = as_tensor(function, name, layer_of(function, name, features, layer), device)
+    check_finite(function, name, rows)
+    return rows
+
+
 def as_ids(function: str, ids: Any, x: Tensor) -> Tensor | None:
-    """Any hashable ids, such as strings, as integers in the order they are met in, beside x."""
+    """Number hashable ids, such as strings, in order of first appearance; on the device of x."""
     if ids is None:
         return None
     values: Iterable[Hashable] = ids.tolist() if hasattr(ids, "tolist") else list(ids)
@@ -67,6 +75,6 @@ def as_ids(function: str, ids: Any, x: Tensor) -> Tensor | None:
     return numbers.to(x.device)
 
 
-def like(result: Tensor, features: Any) -> Any:
-    """An array for an array, a tensor for a tensor."""
+def as_given(result: Tensor, features: Any) -> Any:
+    """A tensor if the features were one, otherwise an array."""
     return result if isinstance(features, Tensor) else result.cpu().numpy()

@@ -1,0 +1,84 @@
+"""The options of :class:`Aligner` as its helpers receive them: two records, checked when made.
+
+The fields have the names of the constructor's parameters, where they are documented.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import nn
+
+from structure_reg._checks import check_choice, check_count, check_number
+from structure_reg.training._checks import (
+    check_head,
+    check_lr,
+    check_module,
+    check_number_or_none,
+)
+from structure_reg.training.closed_form import CLOSED_FORMS
+from structure_reg.training.trained_heads import TRAINED
+
+FUNCTION = "Aligner"
+
+
+@dataclass(frozen=True)
+class StartOptions:
+    """What decides which heads training starts from, and what it minimises."""
+
+    head: Any
+    dim: int
+    start: str
+    keep: str
+    structure: nn.Module | None
+    contrastive: nn.Module | None
+    structure_weight: float
+    logit_scale: float | None
+    standardise: bool
+
+    def __post_init__(self) -> None:
+        """Refuse values of the wrong kind or out of range."""
+        check_head(self.head, (*TRAINED, *CLOSED_FORMS))
+        check_count(FUNCTION, "dim", self.dim)
+        check_choice(FUNCTION, "start", self.start, ("cca", "random"))
+        check_choice(FUNCTION, "keep", self.keep, ("shared", "frozen"))
+        check_module("structure", self.structure)
+        check_module("contrastive", self.contrastive)
+        check_number(FUNCTION, "structure_weight", self.structure_weight, least=0.0)
+        check_number_or_none("logit_scale", self.logit_scale, above=0.0)
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What decides how the objective is minimised."""
+
+    epochs: int
+    batch_size: int
+    lr: float | str
+    lr_schedule: Callable[[float], float]
+    weight_decay: float
+    warmup: float
+    noise: float
+    fusemix: float | None
+    monitor: str
+    patience: float
+    seed: int
+    progress: bool
+
+    def __post_init__(self) -> None:
+        """Refuse values of the wrong kind or out of range."""
+        check_count(FUNCTION, "epochs", self.epochs)
+        check_count(FUNCTION, "batch_size", self.batch_size, least=2)
+        check_lr(self.lr)
+        check_number(FUNCTION, "weight_decay", self.weight_decay, least=0.0)
+        check_number(FUNCTION, "warmup", self.warmup, least=0.0)
+        check_number(FUNCTION, "noise", self.noise, least=0.0)
+        check_number_or_none("fusemix", self.fusemix, above=0.0)
+        check_choice(FUNCTION, "monitor", self.monitor, ("recall", "objective"))
+        check_number(FUNCTION, "patience", self.patience, above=0.0)
+
+
+def field_names(record: type) -> list[str]:
+    return [field.name for field in fields(record)]
