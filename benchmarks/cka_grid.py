@@ -42,7 +42,7 @@ def by_pair(x: Tensor, y: Tensor) -> Tensor:
 
 
 def by_pair_elementwise(x: Tensor, y: Tensor) -> Tensor:
-    """Compute CKA with sums of elementwise products, which the usual code could use but does not."""
+    """Compute CKA with elementwise products, which the usual code could use but does not."""
     K, L = x @ x.T, y @ y.T
     return ratio(K, L, lambda A, B: (A * B).sum())
 

@@ -121,7 +121,7 @@ def high_water() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="a quick check; do not quote its figures")
+    parser.add_argument("--small", action="store_true", help="a quick check, not for quoting")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peak", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -35,7 +35,7 @@ class Results:
                     cell[line["seed"]] = line[moment]
         self.keys = list(self.of["selected", DEFAULT, "end"])
         self.seeds = sorted({line["seed"] for line in self.lines})
-        # With all pairs a seed does not choose pairs: the mean of at least two fills in the missing ones.
+        # With all pairs a seed does not choose pairs, so the mean of two or more replaces the rest.
         for cells in self.of.values():
             for (_, _, n), cell in cells.items():
                 if n == "all" and len(cell) >= 2:
@@ -55,7 +55,7 @@ class Results:
         return float(np.mean(per_seed)), error(per_seed)
 
     def gain(self, a: What, b: What, keep: Callable[[Key], bool]) -> tuple[float, float]:
-        """Mean over cells of the relative gain of a over b, in percent, with its error over seeds."""
+        """Mean relative gain of a over b over cells, in percent, with its error over seeds."""
         keys = [key for key in self.keys if keep(key)]
         per_seed = [
             100 * np.mean([self.of[a][key][s] / self.of[b][key][s] - 1 for key in keys])
