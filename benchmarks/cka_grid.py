@@ -1,11 +1,11 @@
-"""CKA of a 12 x 12 grid of layers: time and memory beside the per-pair form and a peer.
+"""Time and memory of CKA of a 12 x 12 grid of layers, compared with per-pair code and pytorch-cka.
 
-    pip install pytorch-cka    # optional, for its rows
+    pip install pytorch-cka    # optional, adds its rows
     python benchmarks/cka_grid.py [time] [memory] [null]
 
-One thread of the CPU. Competitors take turns within a round, and a ratio is the median over the
-rounds, so that a busy machine slows both sides of it. Memory is the peak of a fresh process minus
-what it held with the inputs in place.
+Everything runs on one CPU thread. The competitors take turns within a round, and a ratio is the
+median over the rounds, so other load on the machine slows both sides of it. Memory is the peak of
+a fresh process minus its memory after the inputs were created.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ def grid(n: int, d: int) -> Grid:
 
 
 def by_pair(x: Tensor, y: Tensor) -> Tensor:
-    """As it is usually written: both Gram matrices and three products of them, for each pair."""
+    """Compute CKA as usually written: two Gram matrices and three products of them per pair."""
     K, L = x @ x.T, y @ y.T
     return ratio(K, L, lambda A, B: (A @ B).trace())
 
 
 def by_pair_elementwise(x: Tensor, y: Tensor) -> Tensor:
-    """The same with sums of elementwise products, which the usual form could use but does not."""
+    """Compute CKA with elementwise products, which the usual code could use but does not."""
     K, L = x @ x.T, y @ y.T
     return ratio(K, L, lambda A, B: (A * B).sum())
 
@@ -71,7 +71,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def report(title: str, times: dict[str, list[float]], notes: dict[str, str]) -> None:
-    """Least time and median ratio to the first row."""
+    """Print the least time of each row and its median ratio to the first row."""
     ours = next(iter(times.values()))
     print(f"\n{title}")
     for name, taken in times.items():
@@ -136,7 +136,7 @@ MEMORY = {
 
 
 def resident(what: str) -> float:
-    """MB of this process now ("VmRSS") or at most so far ("VmHWM"), from Linux."""
+    """MB of this process now ("VmRSS") or its peak so far ("VmHWM"), as reported by Linux."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(what):
             return int(line.split()[1]) / 1024
@@ -144,9 +144,9 @@ def resident(what: str) -> float:
 
 
 def peak(name: str, n: int, d: int) -> float:
-    """Run in a fresh process: MB above what it held before."""
+    """Peak MB above the memory held before; to be run in a fresh process."""
     small = grid(64, 8)
-    MEMORY[name](*small)  # libraries loaded, buffers of the products in place
+    MEMORY[name](*small)  # loads libraries and allocates the buffers of the products
     xs, ys = grid(n, d)
     before = resident("VmRSS")
     MEMORY[name](xs, ys)
@@ -154,7 +154,7 @@ def peak(name: str, n: int, d: int) -> float:
 
 
 def compare_memory(n: int = 4096, d: int = 256) -> None:
-    print(f"\npeak memory beside the inputs, {LAYERS} x {LAYERS} layers, n={n}, d={d}")
+    print(f"\npeak memory beyond the inputs, {LAYERS} x {LAYERS} layers, n={n}, d={d}")
     peaks = {}
     for name in MEMORY:
         if name == "pytorch-cka" and not PEER:

@@ -1,12 +1,13 @@
-"""Mutual kNN of every pair of layers, beside the usual per-pair form and the Gram products alone.
+"""Time and memory of mutual kNN of every pair of layers, compared with the usual per-pair code.
 
-    python benchmarks/neighbours.py            # three grids and the null, some minutes
-    python benchmarks/neighbours.py --small    # a tenth of it
+    python benchmarks/neighbours.py            # two grids, the null and memory; a few minutes
+    python benchmarks/neighbours.py --small    # a tenth of that
 
-One thread, float32, independent Gaussian features. The competitors take turns within each round,
-and each is represented by its fastest, in seconds of the CPU because others may use the machine.
-The per-pair form is timed on a few pairs and scaled to all of them: it does the same work for each.
-Times are of this machine; quote the ratios.
+Everything runs on one thread, in float32, on independent Gaussian features. The Gram products
+alone are timed as well. The competitors take turns within each round, and the fastest round of each
+counts, in CPU seconds because other processes may use the machine. The per-pair code is timed on a
+few pairs and scaled to all of them, because it does the same work for each. The times are specific
+to this machine; quote the ratios.
 """
 
 import argparse
@@ -27,7 +28,7 @@ PAIRS_TIMED = 2
 
 
 def per_pair(x: Tensor, y: Tensor, k: int) -> Tensor:
-    """Mutual kNN as it is usually written: both matrices, sorted whole, for each pair anew."""
+    """Compute mutual kNN as usually written: both matrices are sorted in full for each pair."""
     masks = []
     for features in (x, y):
         unit = torch.nn.functional.normalize(features, dim=-1)
@@ -38,7 +39,7 @@ def per_pair(x: Tensor, y: Tensor, k: int) -> Tensor:
 
 
 def fastest(rounds: int, **competitors: Callable[[], object]) -> dict[str, float]:
-    """CPU seconds of each competitor's best round; every round runs all of them in turn."""
+    """CPU seconds of the best round of each competitor; every round runs all of them in turn."""
     best = dict.fromkeys(competitors, float("inf"))
     for _ in range(rounds):
         for name, run in competitors.items():
@@ -58,7 +59,7 @@ def grid(LA: int, LB: int, n: int, d: int, k: int, rounds: int, bar: float) -> N
     )
     L, P = LA + LB, LA * LB
     rate = 2 * L * n * n * d / seconds["grams"]  # multiplications and additions a second
-    floor = L * n * n * d / rate  # half of the Gram matrices: they are symmetric
+    floor = L * n * n * d / rate  # half of the Gram matrices, which are symmetric
     whole = seconds["pairs"] * P / PAIRS_TIMED
     print(
         f"{LA} x {LB} layers, n = {n}, d = {d}, k = {k}\n"
@@ -95,8 +96,8 @@ def null(LA: int, LB: int, n: int, d: int, k: int, permutations: int, rounds: in
 
 
 def memory(n: int, d: int, budget: float) -> None:
-    """Peak memory over the features, each case in a process of its own."""
-    print(f"memory over the features, n = {n}, d = {d}, k by Rice, tile_budget({budget:g})")
+    """Print the peak memory beyond the features, with each case in a process of its own."""
+    print(f"memory beyond the features, n = {n}, d = {d}, k by Rice, tile_budget({budget:g})")
     for LA, LB in ((2, 2), (6, 6), (12, 12), (2, 22)):
         command = [sys.executable, __file__, "--peak", *map(str, (LA, LB, n, d, budget))]
         peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -105,7 +106,7 @@ def memory(n: int, d: int, budget: float) -> None:
 
 def peak(LA: int, LB: int, n: int, d: int, budget: float) -> float:
     xs, ys = ([torch.randn(n, d) for _ in range(layers)] for layers in (LA, LB))
-    layer_similarity([xs[0][:64]], [ys[0][:64]])  # load what the first call loads
+    layer_similarity([xs[0][:64]], [ys[0][:64]])  # load everything that the first call loads
     before = high_water()
     with tile_budget(budget):
         layer_similarity(xs, ys)
@@ -113,14 +114,14 @@ def peak(LA: int, LB: int, n: int, d: int, budget: float) -> float:
 
 
 def high_water() -> float:
-    """MiB that this process has held at most, on Linux; getrusage counts its parent's as well."""
+    """Peak MiB of this process, on Linux; getrusage would include the parent's peak."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="a quick look, not for quoting")
+    parser.add_argument("--small", action="store_true", help="a quick check, not for quoting")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peak", nargs=5, help=argparse.SUPPRESS)
     options = parser.parse_args()

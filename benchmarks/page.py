@@ -1,9 +1,9 @@
-"""Run every benchmark and write what they print into docs/benchmarks.md.
+"""Run every benchmark and write the output to docs/benchmarks.md.
 
-    pip install pytorch-cka pytorch-metric-learning    # optional, for their rows
+    pip install pytorch-cka pytorch-metric-learning    # optional, adds their rows
     python benchmarks/page.py
 
-Half an hour on a quiet machine with two cores; a busy one bends the figures.
+This takes half an hour on an idle machine with two cores; other load distorts the figures.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ PARTS = {
         "--plot",
         "docs/anchor_bank.png",
     ],
-    "Start-up": ["benchmarks/startup.py"],
+    "Import time": ["benchmarks/startup.py"],
 }
 
 
 def processor() -> str:
-    """Name of the processor: what Linux says of it, or else Python."""
+    """Name of the processor according to Linux or, failing that, Python."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
@@ -55,19 +55,21 @@ def printed(command: list[str]) -> str:
 
 def main() -> None:
     page = [
-        "# Benchmarks",
+        "# Speed and memory benchmarks",
         "",
-        "Printed by `python benchmarks/page.py`, forward and backward, float32, one thread: "
+        "This page is the output of `python benchmarks/page.py`. The losses were timed forward and "
+        "backward, in float32, on one thread. The machine: "
         f"{processor()}, {os.cpu_count()} processors, Python {platform.python_version()}, "
-        f"PyTorch {torch.__version__}, {date.today():%B %Y}. Nothing has run on a GPU. Seconds "
-        "are this machine's and ratios are of one run: compare the ratios. A floor is measured at "
-        "another moment than the forms beside it, so that a form can seem to stand below it.",
+        f"PyTorch {torch.__version__}, {date.today():%B %Y}. Nothing has run on a GPU. The times "
+        "are specific to this machine and the ratios come from one run, so compare the ratios. A "
+        "floor is the time of the operations that no implementation can avoid. It is measured at a "
+        "different moment than the implementations, so one of them can appear to be below it.",
         "",
     ]
     for title, command in PARTS.items():
         print(title, file=sys.stderr)
         body = printed(command)
-        if "|--" not in body:  # plain text; a table is Markdown already
+        if "|--" not in body:  # plain text; tables are Markdown already
             body = f"```text\n{body}\n```"
         page += [f"## {title}", "", f"`python {' '.join(command)}`", "", body, ""]
     (ROOT / "docs/benchmarks.md").write_text("\n".join(page))

@@ -1,10 +1,10 @@
-"""What `import structure_reg` costs beside `import torch`, in fresh processes.
+"""Time of `import structure_reg` relative to `import torch`, in fresh processes.
 
     python benchmarks/startup.py
 
-pip compiles the files that it installs: "installed" is what an import costs its user. "From source"
-is the first import of a checkout, or every one where PYTHONDONTWRITEBYTECODE is set. Both take
-turns; what is printed are medians.
+pip compiles the files that it installs, so "installed" is the time of an import for users. "From
+source" is the first import of a checkout, or every import if PYTHONDONTWRITEBYTECODE is set. The
+two take turns, and the script prints medians.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ print(torch_took, time.perf_counter() - start)
 
 
 def seconds(bytecode: str, kind: str) -> tuple[float, float]:
-    """Of `import torch`, and of `import structure_reg` after it."""
+    """Seconds of `import torch`, and of `import structure_reg` after it."""
     command = [sys.executable, "-c", CHILD, bytecode, kind]
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     torch_took, ours_took = map(float, result.stdout.split())
@@ -42,7 +42,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     took: dict[str, list[float]] = {"torch": [], "installed": [], "from source": []}
     with tempfile.TemporaryDirectory() as compiled, tempfile.TemporaryDirectory() as empty:
-        seconds(compiled, "installed")  # writes what the rounds read
+        seconds(compiled, "installed")  # writes the bytecode that the rounds read
         for _ in range(rounds):
             for kind, bytecode in (("installed", compiled), ("from source", empty)):
                 torch_took, ours_took = seconds(bytecode, kind)

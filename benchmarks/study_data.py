@@ -1,4 +1,4 @@
-"""The study's FOLDER out of the stores that examples/limited_data extracts.
+"""Create the FOLDER of the study from the stores that examples/limited_data extracts.
 
     cd examples/limited_data
     python prepare_data.py packages
@@ -8,8 +8,9 @@
     cd ../..
     python benchmarks/study_data.py --root examples/limited_data/data --output FOLDER
 
-Pairs and splits are those of the example: the same pictures, cut by concept in another way than the
-sets of the study's page, so that figures agree in kind and not to the digit.
+Pairs and splits are those of the example. They have the same pictures as the sets on the study's
+page but are split by concept in a different way, so the figures agree in their pattern but not to
+the digit.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def main() -> None:
         with (args.root / name / "pairs.csv").open(newline="", encoding="utf-8") as file:
             pairs = list(csv.DictReader(file))
         stores = {e: FeatureStore(args.root / "features" / name / e) for e in ENCODERS}
-        # A store of pictures has their ids, one of captions the rows of the table.
+        # A store of pictures is keyed by their ids, a store of captions by the rows of the table.
         row_of = {e: {id_: row for row, id_ in enumerate(stores[e].ids)} for e in ENCODERS}
         keys = [{"vit-s14": p["id"], "efficientnet-lite0": p["id"], "minilm": i}
                 for i, p in enumerate(pairs)]  # fmt: skip

@@ -1,10 +1,11 @@
-"""Which pair of layers to start from: mutual kNN's best, the last, or what held-out pairs prefer?
+"""Compare rules for the pair of layers to start from: mutual kNN, the last layers, held-out loss.
 
     python benchmarks/study_layers.py --data FOLDER --sizes 50 100 400
 
-On four folds of the train and val splits by `group`, of both sets and both image encoders: recall
-on the rows left out, of the CCA that `select_cca` finds, for the pair of layers that each rule
-picks; "best" is what nobody can pick. The test split is not read. Ten minutes of one core.
+Each rule selects a pair of layers on four folds of the train and val splits by `group`, for both
+sets and both image encoders. The script prints the recall on the held-out rows of the CCA that
+`select_cca` finds for that pair. "best" selects by that recall itself, which is an upper bound. The
+test split is not read. This takes ten minutes on one core.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from tqdm import tqdm
 
 from structure_reg import fit_cca, select_cca, select_layers
 
-SHORT_LISTS = (3, 5, 8)  # of pairs by mutual kNN
+SHORT_LISTS = (3, 5, 8)  # numbers of best pairs by mutual kNN
 
 
 def rules(s: Pictures, encoder: str, rows: torch.Tensor, out: torch.Tensor) -> dict[str, float]:
-    """Recall in percent by rule."""
+    """Recall in percent for each rule."""
     xs, ys, ids = s.layers(encoder, rows), s.layers("text", rows), s.ids[rows]
     first = first_of_each_text(ids)
     found = select_layers(

@@ -1,4 +1,4 @@
-"""The study's page and pictures, from the lines of its runs."""
+"""Write the page and the figures of the study from the lines of its runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Results:
                     cell[line["seed"]] = line[moment]
         self.keys = list(self.of["selected", DEFAULT, "end"])
         self.seeds = sorted({line["seed"] for line in self.lines})
-        # With all pairs a seed chooses no pairs: two of them stand for the others.
+        # With all pairs a seed does not choose pairs, so the mean of two or more replaces the rest.
         for cells in self.of.values():
             for (_, _, n), cell in cells.items():
                 if n == "all" and len(cell) >= 2:
@@ -43,19 +43,19 @@ class Results:
                     cell.update({s: mean for s in self.seeds if s not in cell})
 
     def complete(self, whats: tuple[What, ...], keys: list[Key]) -> list[int]:
-        """Seeds for which all of these ran everywhere."""
+        """Seeds for which all of these methods ran in every cell."""
         cells = [self.of[what].get(key, {}) for what in whats for key in keys]
         return [s for s in self.seeds if all(s in cell for cell in cells)]
 
     def mean(self, what: What, keep: Callable[[Key], bool]) -> tuple[float, float]:
-        """Over cells and seeds, in percent, with the standard error over seeds."""
+        """Mean over cells and seeds, in percent, with the standard error over seeds."""
         keys = [key for key in self.keys if keep(key)]
         seeds = self.complete((what,), keys)
         per_seed = [100 * np.mean([self.of[what][key][s] for key in keys]) for s in seeds]
         return float(np.mean(per_seed)), error(per_seed)
 
     def gain(self, a: What, b: What, keep: Callable[[Key], bool]) -> tuple[float, float]:
-        """Mean over cells of the relative gain of a over b, in percent; error over seeds."""
+        """Mean relative gain of a over b over cells, in percent, with its error over seeds."""
         keys = [key for key in self.keys if keep(key)]
         per_seed = [
             100 * np.mean([self.of[a][key][s] / self.of[b][key][s] - 1 for key in keys])
@@ -79,7 +79,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def cells_table(r: Results, *, others: bool) -> str:
-    """Every method that ran everywhere: its mean for each set and encoder."""
+    """Table of every method that ran in all cells: its mean for each set and encoder."""
     columns = [(d, e) for d in dict.fromkeys(k[0] for k in r.keys) for e in NAMES]
     rows = []
     for what in sorted(r.of, key=order):
@@ -94,11 +94,11 @@ def cells_table(r: Results, *, others: bool) -> str:
         cells = [f"{r.mean(what, cell_filter(d, e))[0]:.1f}" for d, e in columns]
         mean, se = r.mean(what, cell_filter())
         rows.append([layers, name[moment], *cells, f"{mean:.2f} ± {se:.2f}"])
-    head = ["layers", "heads", *(f"{d}, {NAMES[e]}" for d, e in columns), "all"]
+    head = ["Layers", "Heads", *(f"{d}, {NAMES[e]}" for d, e in columns), "All"]
     return table(head, rows)
 
 
-# By head: without STRUCTURE, with it as released, and in the setting of this library.
+# For each head: without STRUCTURE, with STRUCTURE as released, with the setting of this library.
 GRID = {
     "linear, random start": (
         "linear, random start",
@@ -128,36 +128,41 @@ def order(what: What) -> tuple[Any, ...]:
 
 
 def against(label: str, a: str, b: str, moment: str = "end", of_b: str = SELECTED) -> Gain:
-    """A line of gains: a method on the selected layers, over another one."""
+    """A row of gains: a method on the selected layers, compared with another one."""
     return label, (SELECTED, a, moment), (of_b, b, moment)
 
 
 GAINS = (
     against(
-        "over the last layers, plain, from a random start",
+        "default vs. plain training, last layers, random start",
         DEFAULT,
         "linear, random start",
         of_b=LAST,
     ),
-    against("over the last layers, plain, from their CCA", DEFAULT, "linear", of_b=LAST),
-    against("over plain training", DEFAULT, "linear"),
-    against("the same, both stopped early", DEFAULT, "linear", "early"),
-    against("STRUCTURE without noise, over plain training", "linear + STRUCTURE", "linear"),
-    against("the same, both stopped early", "linear + STRUCTURE", "linear", "early"),
-    against("noise without STRUCTURE, over plain training", "linear + noise", "linear"),
-    against("the default, over noise without STRUCTURE", DEFAULT, "linear + noise"),
-    against("the default, over STRUCTURE without noise", DEFAULT, "linear + STRUCTURE"),
-    against("residual head, over the same without both", *GRID["residual"][::-2]),
-    against("MLP head, over the same without both", *GRID["MLP"][::-2]),
-    against("random start, STRUCTURE over plain training", *GRID["linear, random start"][::-2]),
-    against("STRUCTURE as released, over plain training", *GRID["linear"][1::-1]),
+    against("default vs. plain training, last layers, CCA start", DEFAULT, "linear", of_b=LAST),
+    against("default vs. plain training", DEFAULT, "linear"),
+    against("default vs. plain training, early stopping", DEFAULT, "linear", "early"),
+    against("STRUCTURE only vs. plain training", "linear + STRUCTURE", "linear"),
+    against(
+        "STRUCTURE only vs. plain training, early stopping",
+        "linear + STRUCTURE",
+        "linear",
+        "early",
+    ),
+    against("noise only vs. plain training", "linear + noise", "linear"),
+    against("default vs. noise only", DEFAULT, "linear + noise"),
+    against("default vs. STRUCTURE only", DEFAULT, "linear + STRUCTURE"),
+    against("residual head, STRUCTURE and noise vs. plain training", *GRID["residual"][::-2]),
+    against("MLP head, STRUCTURE and noise vs. plain training", *GRID["MLP"][::-2]),
+    against("random start, STRUCTURE vs. plain training", *GRID["linear, random start"][::-2]),
+    against("STRUCTURE as released vs. plain training", *GRID["linear"][1::-1]),
 )
 OTHER_GAINS = (
-    against("of all frozen neighbourhoods", "linear + STRUCTURE of all", "linear"),
-    against("of the shared ones", "linear + STRUCTURE", "linear"),
-    against("the whole released training", "released + STRUCTURE", "released"),
+    against("STRUCTURE of all frozen neighbourhoods", "linear + STRUCTURE of all", "linear"),
+    against("STRUCTURE of the shared neighbourhoods", "linear + STRUCTURE", "linear"),
+    against("full released training", "released + STRUCTURE", "released"),
     (
-        "the same, last layers",
+        "full released training, last layers",
         (LAST, "released + STRUCTURE", "end"),
         (LAST, "released", "end"),
     ),
@@ -165,7 +170,7 @@ OTHER_GAINS = (
 
 
 def grid_table(r: Results) -> str:
-    """Layers, heads and terms: mean recall at the end, and stopped early."""
+    """Table of layers, heads and terms: mean recall at the end, and with early stopping."""
     rows = []
     for layers in (LAST, SELECTED):
         for head, methods in GRID.items():
@@ -176,11 +181,11 @@ def grid_table(r: Results) -> str:
                 )
                 cells.append(f"{end[0]:.2f} ± {end[1]:.2f} ({early[0]:.2f})")
             rows.append([layers, head, *cells])
-    return table(["layers", "head", "plain", "STRUCTURE as released", "STRUCTURE, ours"], rows)
+    return table(["Layers", "Head", "Plain", "STRUCTURE as released", "STRUCTURE, ours"], rows)
 
 
 def gains_table(r: Results, *, others: bool) -> str:
-    """What the selected layers and STRUCTURE are worth, for each set and encoder."""
+    """Table of the gains from selected layers, STRUCTURE and noise, for each set and encoder."""
     rows = []
     for label, a, b in OTHER_GAINS if others else GAINS:
         if not r.complete((a, b), r.keys):
@@ -192,11 +197,11 @@ def gains_table(r: Results, *, others: bool) -> str:
                 cells.append(f"{mean:+.0f} ± {se:.0f}")
         rows.append([label, *cells])
     columns = [f"{d}, {NAMES[e]}" for d in dict.fromkeys(k[0] for k in r.keys) for e in NAMES]
-    return table(["gain, %", *columns], rows)
+    return table(["Gain, %", *columns], rows)
 
 
 def advantage_table(r: Results) -> str:
-    """The default against each closed form on the same layers."""
+    """Table of the default compared with each closed form on the same layers."""
     default = SELECTED, DEFAULT, "end"
     sizes = list(dict.fromkeys(k[2] for k in r.keys))
     sides = list(dict.fromkeys(k[:2] for k in r.keys))
@@ -224,8 +229,8 @@ def advantage_table(r: Results) -> str:
                 f"{won} of {len(r.keys)}",
             ]
         )
-    head = ["over", *(f"n = {n}, %" for n in sizes), "mean, %", "sets and encoders, %"]
-    return table([*head, "points", "cells won"], rows)
+    head = ["Gain over", *(f"n = {n}, %" for n in sizes), "Mean, %", "Sets and encoders, %"]
+    return table([*head, "Points", "Cells won"], rows)
 
 
 def draw_sizes(r: Results, path: Path) -> None:
@@ -286,7 +291,7 @@ def draw_curves(r: Results, path: Path) -> None:
 
 
 def of_all_methods(lines: list[Line]) -> list[Line]:
-    """The lines of those numbers of pairs and seeds for which every method ran."""
+    """Keep the lines of those numbers of pairs and seeds for which every method ran."""
     ran: dict[tuple[Any, Any], set[tuple[str, ...]]] = defaultdict(set)
     for line in lines:
         what = line["set"], line["encoder"], line["layers"], line["method"]

@@ -1,13 +1,13 @@
-"""Train two heads on one batch that spans processes, under DDP and under FSDP2.
+"""Train two heads on one batch that spans several processes, under DDP and under FSDP2.
 
     torchrun --standalone --nproc-per-node 2 examples/distributed.py
     python examples/distributed.py
 
-Both print the same losses: with `group=` the batch is the rows of all processes, and what the
-wrapper leaves in the gradients is what one process with the whole batch would compute.
+Both commands print the same losses: with `group=` the batch consists of the rows of all processes,
+and the wrapper's gradients are those that one process with the whole batch would compute.
 """
 
-# %% Paired features, as two frozen encoders would give them; every process sees the same ones.
+# %% Paired features, as from two frozen encoders; every process creates the same ones.
 
 import os
 
@@ -28,11 +28,11 @@ images = torch.tanh(concepts @ torch.randn(16, 96)) + 0.3 * torch.randn(PAIRS, 9
 texts = torch.tanh(concepts @ torch.randn(16, 64)) + 0.3 * torch.randn(PAIRS, 64)
 
 
-# %% The heads and the scale. FSDP2 shards along the first axis, so the scale has one: shape (1,).
+# %% The heads and the scale. FSDP2 shards the first axis, so the scale has shape (1,).
 
 
 class Heads(nn.Module):
-    """A linear head a side, and a learnable scale that is kept as its logarithm."""
+    """One linear head per side, and a learnable scale stored as its logarithm."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Heads(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor([2.66]))
 
     def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return both embeddings, and the scale exponentiated."""
+        """Return both embeddings and the exponentiated scale."""
         return self.image(image), self.text(text), self.log_scale.exp()
 
 
@@ -54,7 +54,7 @@ def fsdp(heads: nn.Module) -> nn.Module:
     return fully_shard(heads, mesh=mesh)
 
 
-# %% The loop. Each process takes its rows of the batch; the loss gathers the rest by itself.
+# %% The loop. Each process takes its rows of the batch; the loss gathers the others.
 
 
 def train(name: str, model: nn.Module, rank: int, processes: int) -> None:
@@ -63,7 +63,7 @@ def train(name: str, model: nn.Module, rank: int, processes: int) -> None:
     shuffle = torch.Generator().manual_seed(1)  # the same on every process
     for step in range(STEPS):
         batch = torch.randperm(PAIRS, generator=shuffle)[:BATCH]
-        mine = batch.chunk(processes)[rank]  # as many on each: uneven ones are refused
+        mine = batch.chunk(processes)[rank]  # equal sizes; uneven batches raise an error
         loss = clip_loss(*model(images[mine], texts[mine]), group=group)
         optimizer.zero_grad()
         loss.backward()

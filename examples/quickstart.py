@@ -1,11 +1,12 @@
-"""Align two frozen encoders on 658 pairs: which layers, and with or without STRUCTURE.
+"""Align two frozen encoders on 658 pairs: compare layers, with and without STRUCTURE.
 
     python examples/quickstart.py                        # a ViT-S/14 and MiniLM
     python examples/quickstart.py --image image_effnet   # an EfficientNet and MiniLM
 
 Scores every pair of layers, trains linear heads on the last and on the selected pair with and
-without STRUCTURE, fits two closed forms beside them, and prints recall on pairs of unseen concepts.
-Everything that matters is in `train`: the last term of its loss is the line to add to your own.
+without STRUCTURE, fits two closed forms for comparison, and prints recall on pairs of unseen
+concepts. The essential part is `train`: the last term of its loss is the line to add to your own
+loop.
 """
 
 # %%
@@ -35,25 +36,25 @@ parser.add_argument("--image", default="image_dino", choices=["image_dino", "ima
 parser.add_argument("--text", default="text_minilm", choices=["text_minilm"])
 parser.add_argument("--seeds", type=int, default=3)
 parser.add_argument("--steps", type=int, default=150)
-parser.add_argument("--weight", type=float, default=5.0, help="of STRUCTURE, on each side")
-parser.add_argument("--temperature", type=float, default=0.2, help="of STRUCTURE's softmaxes")
+parser.add_argument("--weight", type=float, default=5.0, help="weight of STRUCTURE on each side")
+parser.add_argument("--temperature", type=float, default=0.2, help="temperature of STRUCTURE")
 parser.add_argument("--output", type=Path, default=Path("outputs/quickstart.png"))
 args = parser.parse_args()
 
-# %% Real features: every kept layer of both encoders, one row a pair
+# %% Real features: every stored layer of both encoders, one row per pair
 data = Path(__file__).parent / "data"
 features = load_file(data / "openclipart.safetensors")
 pairs = [json.loads(line) for line in (data / "openclipart.jsonl").read_text().splitlines()]
 
 _, ids = np.unique([pair["text"] for pair in pairs], return_inverse=True)
-ids = torch.from_numpy(ids)  # rows of equal text are positives of each other
+ids = torch.from_numpy(ids)  # rows with equal text are positives of each other
 train_rows = torch.tensor([pair["split"] == "train" for pair in pairs])
 test_rows = ~train_rows
 images = {k: v.float() for k, v in sorted(features.items()) if k.startswith(args.image)}
 texts = {k: v.float() for k, v in sorted(features.items()) if k.startswith(args.text)}
 
 
-# %% Which layers? Mutual nearest neighbours over the training pairs, every layer with every layer
+# %% Choice of layers: mutual nearest neighbours on the training pairs, for every pair of layers
 scores = layer_similarity(
     [x[train_rows] for x in images.values()], [y[train_rows] for y in texts.values()]
 )
@@ -66,7 +67,7 @@ if layer_pairs["last"] == layer_pairs["selected"]:
     layer_pairs = {"last = selected": layer_pairs["last"]}
 
 
-# %% Heads: a CLIP loop, and one line more
+# %% Heads: a CLIP loop with one extra term
 def train(x: Tensor, y: Tensor, weight: float, seed: int, progress: tqdm) -> tuple[nn.Module, ...]:
     torch.manual_seed(seed)
     head_x, head_y = nn.Linear(x.shape[1], 256), nn.Linear(y.shape[1], 256)
@@ -89,7 +90,7 @@ def train(x: Tensor, y: Tensor, weight: float, seed: int, progress: tqdm) -> tup
     return head_x.requires_grad_(False), head_y.requires_grad_(False)
 
 
-# %% Recall on unseen concepts: a picture has one text, a text may have several pictures
+# %% Recall on unseen concepts: each picture has one text, a text may have several pictures
 def recalls(z_x: Tensor, z_y: Tensor, ids: Tensor) -> list[float]:
     """R@1, R@5, R@10 from image to text, then from text to image, in percent."""
     texts = torch.from_numpy(np.unique(ids.numpy(), return_index=True)[1])  # each text once
@@ -116,7 +117,7 @@ with tqdm(total=steps, desc="training heads", unit="step", mininterval=1) as pro
             row = recalls(head_x(x[test_rows]), head_y(y[test_rows]), ids[test_rows])
             results[f"{name}, {closed_form}"] = np.array([row])
 
-# %% What came out
+# %% Results
 print(f"\n{'':28}{'image to text':^21}{'text to image':^21}")
 columns = "".join(f"{f'R@{k}':>7}" for k in (1, 5, 10))
 print(f"{'':28}{columns}{columns}{'mean':>7}   ± over {args.seeds} seeds")
@@ -132,11 +133,12 @@ for name, (image, text) in layer_pairs.items():
     print(
         f"\n{name}: {image} with {text}; STRUCTURE changes the mean recall by"
         f" {structured - plain:+.1f} points ({structured / plain - 1:+.0%}). At temperature"
-        f" {args.temperature:g} a row of {len(x)} sees {seen.frozen_perplexity:.0f} in images and"
+        f" {args.temperature:g} a row of {len(x)} has"
+        f" {seen.frozen_perplexity:.0f} effective neighbours in images and"
         f" {seen.aligned_perplexity:.0f} in texts."
     )
 
-# %% One picture
+# %% Figure
 figure, (grid, bars) = plt.subplots(
     1, 2, figsize=(11, 4), layout="constrained", gridspec_kw={"width_ratios": [1, 2]}
 )
@@ -164,4 +166,4 @@ bars.set(xlabel="mean of R@1, R@5, R@10 both ways, %")
 bars.set_title(f"{test_rows.sum()} pairs of unseen concepts, {train_rows.sum()} to train on")
 args.output.parent.mkdir(parents=True, exist_ok=True)
 figure.savefig(args.output, dpi=150)
-print(f"picture: {args.output}")
+print(f"wrote {args.output}")

@@ -1,7 +1,7 @@
-"""Cut openclipart.safetensors and .jsonl here out of the full set: python subset.py --source DIR.
+"""Extract openclipart.safetensors and .jsonl from the full set: python subset.py --source DIR.
 
-Keeps the train and test rows, and enough layers of each encoder for layer selection to choose
-among, within 10 MB.
+Keeps the train and test rows, and several layers of each encoder so that layer selection has a
+choice, within 10 MB.
 """
 
 import argparse

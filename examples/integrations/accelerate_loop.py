@@ -1,10 +1,10 @@
-"""A plain loop under Accelerate, its batch that of all processes.
+"""A plain loop under Accelerate, with one batch across all processes.
 
     python examples/integrations/accelerate_loop.py
     torchrun --standalone --nproc-per-node 2 examples/integrations/accelerate_loop.py
 
-Both print the same losses: `backward` stays what it is, and the losses gather with gradient, which
-`accelerator.gather` does not.
+Both commands print the same losses. `backward` is unchanged, and the losses gather with gradient,
+which `accelerator.gather` does not.
 """
 
 # %%
@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from structure_reg import clip_loss, retrieval, structure_loss
 
 
-# %% One module, so that one wrapper averages all gradients: heads and scale
+# %% Heads and scale in one module, so that one wrapper averages all gradients
 class Heads(nn.Module):
-    """A linear head a side, and a learnable scale."""
+    """One linear head per side, and a learnable scale."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Heads(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return both embeddings and the scale exponentiated."""
+        """Return both embeddings and the exponentiated scale."""
         return self.head_x(x), self.head_y(y), self.log_scale.exp()
 
 
@@ -37,7 +37,7 @@ class Heads(nn.Module):
 def train(epochs: int = 1, weight: float = 5.0) -> nn.Module:
     """Train with steps of 128 pairs over all processes."""
     set_seed(0)
-    # Batches of 128 are split among the processes, and shuffled alike on one and on many.
+    # Batches of 128 are split among the processes, with the same order for any number of them.
     loading = DataLoaderConfiguration(split_batches=True, use_seedable_sampler=True)
     accelerator = Accelerator(cpu=True, dataloader_config=loading)
     heads = Heads()
@@ -59,7 +59,7 @@ def train(epochs: int = 1, weight: float = 5.0) -> nn.Module:
     return accelerator.unwrap_model(heads)
 
 
-# %% Evaluation: without gradient `gather_for_metrics` is right, and drops the sampler's padding
+# %% Evaluation needs no gradient, so use `gather_for_metrics`, which drops the sampler's padding
 def mean_recall(heads: nn.Module, accelerator: Accelerator) -> Tensor:
     """Return the mean recall on the test pairs, the same on every process."""
     loader = accelerator.prepare(DataLoader(TensorDataset(*pairs("test")), 100))

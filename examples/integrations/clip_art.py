@@ -1,4 +1,4 @@
-"""Real features for the scripts beside this one: an EfficientNet's and MiniLM's last layers."""
+"""Real features for the scripts in this folder: last layers of an EfficientNet and of MiniLM."""
 
 import json
 from pathlib import Path
@@ -11,9 +11,9 @@ DATA = Path(__file__).parents[1] / "data"
 
 
 def pairs(split: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Images (n, 1280), texts (n, 384) and ids (n,): rows of equal text share an id.
+    """Return images (n, 1280), texts (n, 384) and ids (n,); rows with equal text share an id.
 
-    "train" has 658 pairs, "test" 447 of concepts that training has not seen.
+    "train" has 658 pairs. "test" has 447 pairs of concepts that do not occur in training.
     """
     features = load_file(DATA / "openclipart.safetensors")
     lines = [json.loads(line) for line in (DATA / "openclipart.jsonl").read_text().splitlines()]

@@ -3,8 +3,9 @@
     python examples/integrations/hf_trainer.py
     torchrun --standalone --nproc-per-node 2 examples/integrations/hf_trainer.py
 
-A tiny ViT and a tiny BERT, frozen, train their two projections. The frozen side of the loss costs
-no second forward pass: the model's output holds the encoders' hidden states beside the embeddings.
+The two projections of a frozen tiny ViT and a frozen tiny BERT are trained. The frozen side of the
+loss needs no second forward pass, because the model's output contains the encoders' hidden states
+as well as the embeddings.
 """
 
 # %%
@@ -30,10 +31,10 @@ PAIRS, LENGTH = 128, 8
 
 # %% The Trainer
 class StructureTrainer(Trainer):
-    """CLIP and STRUCTURE on the batch of all processes."""
+    """Trainer with CLIP and STRUCTURE losses on the batch of all processes."""
 
-    # The loss is a mean over the batch, to be divided by the accumulation steps. Once a
-    # batch has labels, a Trainer that is not told leaves that out, and gradients add up.
+    # The loss is a mean over the batch and must be divided by the accumulation steps. Without this
+    # flag, a Trainer whose batches have labels skips the division, and gradients add up.
     loss_is_scaled_for_ga = False
     weight, temperature = 5.0, 0.2
 
@@ -47,7 +48,7 @@ class StructureTrainer(Trainer):
         """Return the loss of the pairs in `inputs`."""
         group = dist.group.WORLD  # None on one process
         out = model(**inputs)
-        # Hidden states: some poolers are layers without pretrained weights.
+        # Use hidden states, because some poolers are layers without pretrained weights.
         image = out.vision_model_output.last_hidden_state[:, 0]
         mask = inputs["attention_mask"][..., None]
         tokens = out.text_model_output.last_hidden_state
@@ -72,7 +73,7 @@ def make_model() -> nn.Module:
             projection_dim=16,
         )
     )
-    freeze(model.vision_model)  # the Trainer's model.train() would bring BERT's dropout back
+    freeze(model.vision_model)  # the Trainer's model.train() would re-enable BERT's dropout
     freeze(model.text_model)
     return model
 
@@ -92,7 +93,7 @@ def make_pairs() -> list[dict[str, Tensor]]:
 
 # %%
 def train(batch: int, accumulate: int = 1, trainer: type[Trainer] = StructureTrainer) -> nn.Module:
-    """Train for an epoch of steps of `batch` pairs a process, `accumulate` times."""
+    """Train for an epoch; a step takes `batch` pairs per process, `accumulate` times."""
     model = make_model()
     with tempfile.TemporaryDirectory() as folder:
         trainer(
@@ -104,7 +105,7 @@ def train(batch: int, accumulate: int = 1, trainer: type[Trainer] = StructureTra
                 gradient_accumulation_steps=accumulate,
                 learning_rate=1e-2,
                 train_sampling_strategy="sequential",
-                dataloader_drop_last=True,  # uneven batches are refused
+                dataloader_drop_last=True,  # uneven batches raise an error
                 remove_unused_columns=False,
                 logging_steps=1,
                 save_strategy="no",
@@ -118,4 +119,4 @@ def train(batch: int, accumulate: int = 1, trainer: type[Trainer] = StructureTra
 
 
 if __name__ == "__main__":
-    train(batch=32 // int(os.environ.get("WORLD_SIZE", "1")))  # 32 pairs in all, set by torchrun
+    train(batch=32 // int(os.environ.get("WORLD_SIZE", "1")))  # 32 pairs in all; torchrun sets it

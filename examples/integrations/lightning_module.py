@@ -3,8 +3,8 @@
     python examples/integrations/lightning_module.py
     python examples/integrations/lightning_module.py --devices 2
 
-Both print the same losses. The losses gather the rows of all processes by themselves, with
-gradient, so the step needs no `self.all_gather`.
+Both commands print the same losses. The losses gather the rows of all processes with gradient, so
+the step needs no `self.all_gather`.
 """
 
 # %%
@@ -23,7 +23,7 @@ from structure_reg import clip_loss, structure_loss
 
 # %% The module
 class Align(lightning.LightningModule):
-    """Two heads on precomputed features, and the scale."""
+    """Two heads on precomputed features, and a learnable scale."""
 
     def __init__(self, weight: float = 5.0, temperature: float = 0.2) -> None:
         super().__init__()
@@ -36,20 +36,20 @@ class Align(lightning.LightningModule):
         """Return the loss of the batch that spans the processes."""
         x, y, ids = batch
         z_x, z_y = self.head_x(x), self.head_y(y)
-        # Asked for here: in __init__ there is no group yet, and None is one process.
+        # Evaluated here because __init__ runs before the group exists; None means one process.
         group = dist.group.WORLD
         contrastive = clip_loss(z_x, z_y, self.log_scale.exp(), ids=ids, group=group)
         options = {"temperature": self.temperature, "group": group}
         structure = structure_loss(x, z_x, **options) + structure_loss(y, z_y, **options)
         structure = self.weight * structure
-        # Every process has the mean over all, so nothing is left to synchronise.
+        # Every process holds the mean over all processes, so no synchronisation is needed.
         self.log_dict({"contrastive": contrastive, "structure": structure})
         return contrastive + structure
 
     def train_dataloader(self) -> DataLoader:
-        """Return the pairs, 128 a step over all processes, less the last few."""
-        # The sampler that Lightning inserts shuffles even where the loader does not, and only on
-        # several processes; this one draws the same batches on one.
+        """Return the loader: 128 pairs per step over all processes, without the last few."""
+        # On several processes Lightning inserts a sampler that shuffles even if the loader does
+        # not. This sampler draws the same batches on one process.
         data = TensorDataset(*pairs("train"))
         processes = self.trainer.world_size
         sampler = DistributedSampler(data, processes, self.trainer.global_rank)
@@ -64,7 +64,7 @@ class Print(lightning.Callback):
     """Print the logged terms of every step on the first process."""
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_args: object) -> None:
-        """Print a line."""
+        """Print one line per step."""
         terms = {name: value.item() for name, value in trainer.callback_metrics.items()}
         line = "  ".join(f"{name} {value:.4f}" for name, value in terms.items())
         lightning.pytorch.utilities.rank_zero.rank_zero_only(print)(line)

@@ -1,11 +1,11 @@
-"""open_clip's `train_one_epoch`, unmodified, with STRUCTURE in the loss that it is given.
+"""Run open_clip's unmodified `train_one_epoch` with STRUCTURE in the loss.
 
     pip install open_clip_torch
     python examples/integrations/open_clip_epoch.py
 
-A small CLIP with both towers locked trains its two projections and the scale. Its loss sees only
-projected, normalised features, so two taps bring what the towers gave the projections, and a hook
-puts it into the model's output, which open_clip hands to the loss by keyword.
+A small CLIP with both towers locked trains its two projections and the scale. Its loss receives
+only projected, normalised features. Two taps therefore capture the inputs of the projections, and a
+hook adds them to the model's output, which open_clip passes to the loss by keyword.
 """
 
 # %%
@@ -19,11 +19,11 @@ from structure_reg import ClipLoss, ReferenceTap, StructureLoss, freeze
 PAIRS, LENGTH, VOCABULARY = 128, 8, 64
 
 
-# %% The loss. open_clip 3 sums every value of the dict that comes back, 4 those that end in _loss.
+# %% The loss. open_clip 3 sums every value of the returned dict, 4 those that end in _loss.
 class WithStructure(nn.Module):
-    """A contrastive loss of features and scale, ours or open_clip's own, and STRUCTURE beside it.
+    """A contrastive loss of features and scale, ours or open_clip's own, plus STRUCTURE.
 
-    The weight and the temperature are constants: under --accum-freq a parameter of the loss would
+    The weight and the temperature are constants: with --accum-freq, a parameter of the loss would
     get its gradient once for every part of the batch.
     """
 
@@ -54,7 +54,7 @@ class WithStructure(nn.Module):
         return terms if output_dict else sum(terms.values())
 
 
-# %% The model. Its projections are bare parameters, so all else is frozen, and they are not.
+# %% The model. Its projections are bare parameters, so freeze everything and unfreeze them.
 def make_model() -> nn.Module:
     import open_clip
 
@@ -72,10 +72,10 @@ def make_model() -> nn.Module:
 
 
 def carry_references(model: nn.Module) -> None:
-    """Add the towers' last rows to the output, before DDP or compile wrap the model."""
+    """Add the inputs of the projections to the output; call before DDP or compile."""
 
     def shown(_images: Tensor, texts: Tensor) -> Tensor:
-        return texts != 0  # padding; the last token before it is the end, whose row counts
+        return texts != 0  # not padding; the last such token is the end token, whose row is used
 
     image = ReferenceTap(model, "visual.ln_post", pool="cls")
     text = ReferenceTap(model, "ln_final", pool="last", mask=shown)
@@ -103,7 +103,7 @@ def train(loss: nn.Module, batch: int, accumulate: int = 1, epochs: int = 1) -> 
     data = {"train": SimpleNamespace(dataloader=loader, set_epoch=lambda _epoch: None)}
     flags = f"--batch-size {batch} --accum-freq {accumulate} --precision fp32 --log-every-n-steps 1"
     args = parse_args([*flags.split(), "--skip-scheduler"])
-    # What open_clip_train.main finds out for itself.
+    # open_clip_train.main sets these itself.
     vars(args).update(device="cpu", rank=0, world_size=1, distill=False, wandb=False)
     for epoch in range(epochs):
         train_one_epoch(model, data, loss, epoch, optimizer, None, None, None, args)

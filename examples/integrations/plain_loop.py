@@ -1,10 +1,10 @@
-"""A PyTorch loop on precomputed pairs, and the one line that STRUCTURE adds to it.
+"""A PyTorch loop on precomputed pairs, with the one term that STRUCTURE adds.
 
     python examples/integrations/plain_loop.py
 
-Trains two linear heads twice, without the line and with it, on the real features kept beside the
-examples, and prints what each run finds among unseen pairs and what it kept of the encoders'
-neighbourhoods.
+Trains two linear heads twice, without and with the term, on the real features stored with the
+examples. Prints the recall of each run on unseen pairs and the share of the encoders' neighbours
+that it kept.
 """
 
 # %%
@@ -23,20 +23,20 @@ parser.add_argument("--batch", type=int, default=256)
 args = parser.parse_args()
 
 
-# %% The loop. A batch brings the frozen features x and y; without the `if` it is CLIP's.
+# %% The loop. A batch contains the frozen features x and y; without the `if` this is CLIP.
 def train(weight: float) -> nn.ModuleList:
     torch.manual_seed(0)
     head_x, head_y = nn.Linear(1280, 256), nn.Linear(384, 256)
     log_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
     parameters = [*head_x.parameters(), *head_y.parameters(), log_scale]
     optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=1e-4)
-    # drop_last: the batch is the neighbourhood, so a smaller one is another loss.
+    # drop_last: neighbours come from the batch, so a smaller batch has a different loss.
     loader = DataLoader(TensorDataset(*pairs("train")), args.batch, shuffle=True, drop_last=True)
     for _ in range(args.epochs):
         for x, y, ids in loader:
             z_x, z_y = head_x(x), head_y(y)
             loss = clip_loss(z_x, z_y, log_scale.exp(), ids=ids)
-            if weight:  # the diff
+            if weight:  # the added term
                 loss = loss + weight * (
                     structure_loss(x, z_x, temperature=0.2)
                     + structure_loss(y, z_y, temperature=0.2)
@@ -47,7 +47,7 @@ def train(weight: float) -> nn.ModuleList:
     return nn.ModuleList([head_x, head_y]).requires_grad_(False)
 
 
-# %% Pairs of concepts that training has not seen; a text may have several pictures
+# %% Pairs of concepts that do not occur in training; a text may have several pictures
 x, y, ids = pairs("test")
 _, first = torch.unique(ids, return_inverse=True)
 texts = torch.tensor([int((first == i).nonzero()[0]) for i in range(int(first.max()) + 1)])

@@ -2,8 +2,8 @@
 
     python examples/integrations/sentence_transformers_loss.py
 
-A tiny BERT, frozen, with a trainable `Dense` behind its pooling. The trainer logs both terms by
-name, and the model card that it writes lists both losses' options and papers.
+The model is a frozen tiny BERT with a trainable `Dense` after its pooling. The trainer logs both
+terms by name, and its model card lists the options and papers of both losses.
 """
 
 # %%
@@ -31,10 +31,10 @@ from structure_reg import ReferenceTap, freeze, structure_loss
 
 # %% The loss
 class WithStructure(nn.Module):
-    """`loss` on the embeddings, and STRUCTURE between them and what module `layer` pooled.
+    """`loss` on the embeddings, plus STRUCTURE between the output of module `layer` and them.
 
-    `loss` is any with `compute_loss_from_embeddings`; those named Cached run the model twice and
-    are none of them.
+    `loss` must have `compute_loss_from_embeddings`. Losses named Cached run the model twice and do
+    not have it.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class WithStructure(nn.Module):
         temperature: float = 0.2,
     ) -> None:
         super().__init__()
-        self.model = model  # the trainer puts its wrapped model here
+        self.model = model  # the trainer replaces this by its wrapped model
         self.loss = loss  # the model card looks for a wrapped loss under this name
         self.tap = ReferenceTap(model, layer, pool=lambda out, _mask: out["sentence_embedding"])
         self.weight = weight
@@ -56,7 +56,7 @@ class WithStructure(nn.Module):
     def forward(
         self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Return both terms, which the trainer adds up and logs."""
+        """Return both terms, which the trainer sums and logs."""
         references, embeddings = [], []
         for column in sentence_features:  # anchors, then positives
             embeddings.append(self.model(column)["sentence_embedding"])
@@ -90,7 +90,7 @@ class WithStructure(nn.Module):
 """
 
 
-# %% A model without a download: BERT, pooling, and the head that is trained
+# %% A model that needs no download: BERT, pooling, and the trained head
 WORDS = ["a", "small", "large", "red", "green", "cat", "dog", "bird", "tree", "boat", "on", "the"]
 
 

@@ -1,11 +1,12 @@
-"""CKA and retrieval as torchmetrics `Metric`s whose values survive several processes.
+"""CKA and retrieval as torchmetrics `Metric`s that are correct on several processes.
 
     python examples/integrations/torchmetrics_ddp.py
     torchrun --standalone --nproc-per-node 2 examples/integrations/torchmetrics_ddp.py
 
-Neither is a mean over batches: a batch of 32 finds its partners among 32. So the state is the
-features, gathered when the value is asked for. A distributed sampler repeats rows until every
-process has as many; they are told by their number and counted once.
+Neither value is a mean over batches: within a batch of 32, partners are searched among 32 rows
+only. The state is therefore the features, which are gathered when the value is computed. A
+distributed sampler repeats rows until every process has the same number of them; the row number
+identifies these copies, and each row is counted once.
 """
 
 # %%
@@ -22,9 +23,9 @@ from torchmetrics.utilities import dim_zero_cat
 from structure_reg import cka, fit_ridge, retrieval
 
 
-# %% The state both share
+# %% The state that both metrics share
 class PairMetric(Metric):
-    """Paired features of all processes, each row of the data set once."""
+    """Paired features of all processes, with each row of the data set once."""
 
     full_state_update = False
 
@@ -40,7 +41,7 @@ class PairMetric(Metric):
         self.row.append(row)
 
     def pairs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the pairs in the order of the data set, without the copies."""
+        """Return the pairs in data set order, without copies."""
         x, y, row = (dim_zero_cat(state) for state in (self.x, self.y, self.row))
         row, order = row.sort(stable=True)
         first = torch.ones_like(row, dtype=torch.bool)
@@ -60,7 +61,7 @@ class PairCKA(PairMetric):
 
 
 class MeanRecall(PairMetric):
-    """Mean of R@1, R@5 and R@10 both ways; rows of the data set of equal id are positives."""
+    """Mean of R@1, R@5 and R@10 both ways; rows with equal id are positives."""
 
     higher_is_better = True
 
@@ -74,10 +75,10 @@ class MeanRecall(PairMetric):
         return retrieval(x, y, ids=self.ids[row]).mean_recall
 
 
-# %% 447 test pairs under two heads. 447 is odd: on two processes one pair comes twice.
+# %% 447 test pairs with two heads. 447 is odd, so on two processes one pair occurs twice.
 @torch.no_grad()
 def evaluate(batch: int = 32) -> dict[str, Tensor]:
-    """Return each metric, and CKA as it would be with the sampler's copies counted."""
+    """Return each metric, and the CKA that results if the sampler's copies are counted."""
     head_x, head_y = fit_ridge(*pairs("train")[:2])
     x, y, ids = pairs("test")
     processes = dist.get_world_size() if dist.is_initialized() else 1

@@ -1,6 +1,6 @@
-"""Variants of STRUCTURE that the paper compares with it, and the objective of CSA's refinement.
+"""The variants of STRUCTURE that the paper compares, and the objective that refines CSA.
 
-A term is a module (frozen, aligned) -> scalar; where there are unpaired rows it gets them as
+A term is a module (frozen, aligned) -> scalar. If there are unpaired rows, it receives them as
 anchors=(frozen, aligned), as StructureLoss does.
 """
 
@@ -23,17 +23,17 @@ DIVERGENCES = {"js": js_divergence, "reverse_js": reverse_js_divergence}
 
 
 def zscored(x: Tensor) -> Tensor:
-    """Columns of mean 0 and variance 1; one that is constant stays 0."""
+    """Scale columns to mean 0 and variance 1; a constant column becomes 0."""
     x = x - x.mean(0)
     spread = x.square().mean(0).sqrt()
     return x / torch.where(spread > 0, spread, 1)
 
 
 def zscore_kernel(x: Tensor) -> Tensor:
-    """Cosines after each column has been standardised, the published order turned round.
+    """Cosines after each column has been standardised, which reverses the published order.
 
-    Standardised last, as released, a row's product with itself is near d and every row sees itself
-    alone: the term is near 0 for any head.
+    If columns are standardised last, as in the release, the product of a row with itself is near d
+    and every row has only itself as a neighbour, so the term is near 0 for any head.
     """
     return cosine_kernel(zscored(x.float()), centering="none")
 
@@ -44,7 +44,7 @@ def rbf_kernel(x: Tensor, gamma: float = 1.0) -> Tensor:
 
 
 class Ranks(torch.autograd.Function):
-    """Each row's ranks; backward as if it were the identity, because ranks have no slope."""
+    """Ranks within each row; backward is that of the identity, because ranks have no slope."""
 
     @staticmethod
     def forward(_context: object, x: Tensor) -> Tensor:
@@ -70,15 +70,15 @@ KERNELS = {
 
 
 class KernelStructure(nn.Module):
-    """STRUCTURE with another kernel or other weights of its levels, written as the formula is.
+    """STRUCTURE with another kernel or other level weights, written like the formula.
 
     Parameters
     ----------
     kernel : {"cosine", "zscore", "rbf", "spearman"}
     weights : {"inverse", "none"}
-        Of level l: 1 / l, or 1.
+        Weight of level l: 1 / l, or 1.
     temperature, levels, divergence
-        As in structure_reg.StructureLoss, which is the case "cosine" and "inverse".
+        As in structure_reg.StructureLoss, which equals "cosine" with "inverse".
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class KernelStructure(nn.Module):
 
 
 class MarginStructure(nn.Module):
-    """A row's share of changed neighbourhood costs nothing up to a margin, in nats."""
+    """STRUCTURE that ignores the divergence of a row up to a margin, in nats."""
 
     def __init__(self, *, margin: float = 0.01, temperature: float = 0.05) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class MarginStructure(nn.Module):
 
 
 class AnchorStructure(nn.Module):
-    """STRUCTURE of the unpaired rows alone; of a few that stay the same it is a fixed set."""
+    """STRUCTURE of the unpaired rows only; with few rows the set is the same at every step."""
 
     def __init__(self, *, temperature: float = 0.05, levels: int = 1) -> None:
         super().__init__()
@@ -152,10 +152,10 @@ def with_anchors(frozen: Tensor, aligned: Tensor, anchors: Anchors) -> tuple[Ten
 
 
 class InnerProducts(nn.Module):
-    """What CSA's refinement maximises: the sum over a batch of the partners' inner products.
+    """The objective of CSA's refinement: the sum over a batch of the inner products of partners.
 
-    From the weights of a CCA, beside a STRUCTURE of weight 10, it is minus 0.01 / k of that sum
-    with k the number of directions.
+    Training starts from the weights of a CCA, with STRUCTURE of weight 10. The loss is minus
+    0.01 / k times that sum, where k is the number of directions.
     """
 
     def __init__(self, *, weight: float = 0.01) -> None:
@@ -165,13 +165,13 @@ class InnerProducts(nn.Module):
     def forward(
         self, x: Tensor, y: Tensor, _logit_scale: Tensor, *, ids: Tensor | None = None
     ) -> Tensor:
-        del ids  # partners only, no negatives
+        del ids  # uses partners only, no negatives
         return -self.weight * (x * y).sum() / x.shape[1]
 
 
 @torch.no_grad()
 def whiten(head: nn.Module, z: Tensor) -> None:
-    """W <- C^(-1/2) W with C the covariance of the head's outputs z, on the directions it has."""
+    """Set W to C^(-1/2) W, with C the covariance of the outputs z, on its nonzero directions."""
     if not isinstance(head, LinearHead):
         raise SystemExit(f"contrastive: expected linear heads for inner, got {type(head).__name__}")
     C = (z - z.mean(0)).T @ (z - z.mean(0)) / len(z)

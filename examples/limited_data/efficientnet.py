@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, under the names that its published weights have."""
+"""EfficientNet-Lite0, with the parameter names of its published weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STAGES = (
 
 
 class SameConv(nn.Conv2d):
-    """A convolution padded as TensorFlow does it: of an odd number, the larger half at the end."""
+    """A convolution padded like TensorFlow: odd padding has its larger half at the end."""
 
     def forward(self, x: Tensor) -> Tensor:
         borders: list[int] = []
@@ -44,7 +44,7 @@ def norm(channels: int) -> nn.BatchNorm2d:
 
 
 class Block(nn.Module):
-    """A mobile inverted bottleneck without squeeze and excitation, which Lite leaves out."""
+    """A mobile inverted bottleneck without squeeze and excitation, which Lite omits."""
 
     def __init__(self, inputs: int, stage: Stage, stride: int) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Block(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """Maps of the stem, 16 blocks and the head, each a module; without the classifier."""
+    """Stem, 16 blocks and head, each a module whose output is a feature map; no classifier."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ class EfficientNetLite0(nn.Module):
 
 
 def load(weights: dict[str, Tensor]) -> EfficientNetLite0:
-    """The network with the published weights; those of its ImageNet classifier are left out."""
+    """Load the network with the published weights, except those of its ImageNet classifier."""
     with torch.device("meta"):
         network = EfficientNetLite0()
     kept = {name: x for name, x in weights.items() if not name.startswith("_fc.")}

@@ -1,7 +1,7 @@
-"""Frozen encoders by name: three from packages, and those of Hugging Face and timm.
+"""Load frozen encoders by name: three from packages, or any from Hugging Face or timm.
 
-efficientnet-lite0, vit-s14, minilm      made by prepare_data.py packages
-hf:NAME, timm:NAME                       from the hub, or a local folder in place of the name
+efficientnet-lite0, vit-s14, minilm      created by prepare_data.py packages
+hf:NAME, timm:NAME                       from the hub, or a local folder instead of the name
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ Pool = str | Callable[[Tensor, Tensor | None], Tensor]
 
 @dataclass(frozen=True)
 class Encoder:
-    """A model, and all that is needed to get features out of it."""
+    """A model with everything that feature extraction needs."""
 
     name: str
     modality: str  # "image" or "text"
     model: nn.Module
-    batch: Callable[[Sequence[Any]], Any]  # of paths or captions, what the model takes
-    layers: list[str | int]  # all candidates, from first to last
+    batch: Callable[[Sequence[Any]], Any]  # paths or captions -> input of the model
+    layers: list[str | int]  # all candidates, first to last
     pool: Pool
     preprocessing: dict[str, Any]
     revision: str | None = None
 
 
 def load(name: str, modality: str, *, root: Path, fit: str, revision: str | None = None) -> Encoder:
-    """The encoder of a name, in eval mode, with the pooling that is usual for it."""
+    """Load an encoder by name, in eval mode, with its usual pooling."""
     if name in PACKAGED:
         folder = root / "models" / name
         if not folder.is_dir():
@@ -60,14 +60,14 @@ def load(name: str, modality: str, *, root: Path, fit: str, revision: str | None
 
 
 def patches(x: Tensor, mask: Tensor | None, *, prefix: int = 1) -> Tensor:  # noqa: ARG001
-    """The mean over a vision transformer's patches, without its class token and registers."""
+    """Mean over the patches of a vision transformer, without class token and registers."""
     return x[:, prefix:].float().mean(1)
 
 
 # %% From packages
 def efficientnet_lite0(folder: Path, fit: str) -> Encoder:
     model = efficientnet.load(load_file(folder / "model.safetensors"))
-    # TensorFlow's (x - 127) / 128 of bytes.
+    # TensorFlow computes (x - 127) / 128 on bytes.
     how = Preprocessing(fit, mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
     layers: list[str | int] = ["stem", *(f"_blocks.{number}" for number in range(16)), "head"]
     return of_pictures("efficientnet-lite0", model, layers, "mean", how, None)
@@ -90,7 +90,7 @@ def of_pictures(
 
 # %% Hugging Face
 def config_of(source: str, file: str, revision: str | None) -> dict[str, Any]:
-    """A JSON file of a model, in a local folder or on the hub; empty where there is none."""
+    """Read a JSON file of a model from a local folder or the hub; empty if there is none."""
     from transformers.utils import cached_file
 
     path = cached_file(source, file, revision=revision, _raise_exceptions_for_missing_entries=False)
@@ -98,7 +98,7 @@ def config_of(source: str, file: str, revision: str | None) -> dict[str, Any]:
 
 
 def of_hub(source: str, revision: str | None, half: str) -> Any:
-    """The model; of CLIP and its kin, that half with its projection."""
+    """Load the model; for CLIP models, load one half with its projection."""
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -115,7 +115,7 @@ def of_hub(source: str, revision: str | None, half: str) -> Any:
 
 
 def numbered(model: Any, *after: str) -> list[str | int]:
-    """All hidden states, and the modules behind the last one that the model has."""
+    """All hidden states, and those of the given later modules that the model has."""
     config = getattr(model.config, "vision_config", None) or model.config
     config = getattr(config, "text_config", None) or config
     blocks: int = getattr(config, "num_hidden_layers", None) or len(config.depths)
@@ -140,7 +140,7 @@ def image_of_hugging_face(name: str, source: str, fit: str, revision: str | None
 
 
 def preprocessing_of(config: dict[str, Any], fit: str) -> Preprocessing:
-    """What a preprocessor_config.json says, in either of the ways it is written."""
+    """Read a preprocessor_config.json, in either of its two layouts."""
     usual = Preprocessing(fit)
 
     def side(value: Any, otherwise: int) -> int:

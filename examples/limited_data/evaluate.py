@@ -1,10 +1,11 @@
-"""How good are the heads of a batch of runs? Retrieval, zero-shot classes, neighbourhoods kept.
+"""Evaluate the heads of a batch of runs: retrieval, zero-shot classes, neighbourhoods kept.
 
     python evaluate.py outputs/limited_data
     python evaluate.py outputs/lin --set evaluation.retrieval=[emoji]
 
-Reads the runs that train_alignment.py left. Writes evaluation.json into each and into the folder
-itself, a table over the seeds, preservation.png and, where runs differ in it, pairs.png.
+Reads the runs written by train_alignment.py. Writes evaluation.json into each run and into the
+folder itself, a table over the seeds, preservation.png and, if the runs differ in the number of
+pairs, pairs.png.
 """
 
 # %%
@@ -36,7 +37,7 @@ Run = dict[str, Any]
 
 
 class Unaligned:
-    """Features of a model that aligned them itself, as they are."""
+    """Unchanged features of a model that has aligned them itself."""
 
     def transform_x(self, x: Tensor) -> Tensor:
         return x
@@ -49,7 +50,7 @@ Model = Aligner | Unaligned
 
 # %% One run
 def retrieved(aligner: Model, of: Features, layers: list[str], run: Run) -> dict[str, Any]:
-    """Pictures once, and captions once, against each other: R@k, P@k, MAP@k and ranks both ways."""
+    """Retrieval of each picture and each caption once: R@k, P@k, MAP@k and ranks both ways."""
     rows = of.split(run["evaluation"]["split"])
     if not len(rows):
         raise SystemExit(
@@ -57,7 +58,7 @@ def retrieved(aligner: Model, of: Features, layers: list[str], run: Run) -> dict
             f"{run['evaluation']['split']!r}, got none"
         )
     images, texts = first_of(of.image_rows, rows), first_of(of.text_rows, rows)
-    if run["data"]["positives"] != "image":  # a text that occurs again is the same text
+    if run["data"]["positives"] != "image":  # equal captions are one text
         texts = first_of(torch.tensor(features.numbered_captions(of.pairs)), texts)
     found = structure_reg.retrieval(
         aligner.transform_x(of.x(layers[0], images)),
@@ -75,7 +76,7 @@ def retrieved(aligner: Model, of: Features, layers: list[str], run: Run) -> dict
 
 
 def first_of(values: Tensor, rows: Tensor) -> Tensor:
-    """Of the rows with one value the first."""
+    """Return the first row of each value."""
     first: dict[int, int] = {}
     for row in rows.tolist():
         first.setdefault(int(values[row]), row)
@@ -85,7 +86,7 @@ def first_of(values: Tensor, rows: Tensor) -> Tensor:
 def classified(
     aligner: Model, name: str, layers: list[str], run: Run, root: Path
 ) -> dict[str, Any]:
-    """The classes of an image folder by their prompts: features/SET/ENCODER-prompts."""
+    """Classify an image folder by the prompts of its classes: features/SET/ENCODER-prompts."""
     data = features.of_set(run["data"], name)
     images = features.opened(root / data["images"])
     prompts = features.opened(root / f"{data['texts']}-prompts")
@@ -103,7 +104,7 @@ def classified(
 
 
 def kept(aligner: Model, of: Features, layers: list[str], run: Run) -> dict[str, Any]:
-    """Which neighbours the heads keep, among the distinct rows of the split."""
+    """Measure which neighbours the heads keep, among the distinct rows of the split."""
     options = run["evaluation"]
     rows = features.distinct(of, of.split(options["split"], "first"))
     rows = features.subsample(rows, min(len(rows), options["samples"]), seed=0)
@@ -148,22 +149,22 @@ def evaluated(folder: Path, overrides: list[str], root: Path) -> dict[str, Any]:
     }
 
 
-# %% All of them
+# %% All runs
 def method_of(record: dict[str, Any], *, without: str = "") -> str:
-    """What a run is called: its file, its layers, and where it is in the grid."""
-    passed = {"selection.layers", without}  # the pair of layers says the first
+    """Name of a run: its file, its layers, and its point of the grid."""
+    passed = {"selection.layers", without}  # the layer pair already tells the first
     grid = [f"{k.split('.')[-1]} {v}" for k, v in record["grid"].items() if k not in passed]
     return ", ".join([Path(record["label"]).name, record["layer pair"], *grid])
 
 
 def by_number(folder: Path) -> list[tuple[int, str]]:
-    """50 before 100, and numbers before words."""
+    """Sort key that puts 50 before 100, and numbers before words."""
     parts = re.findall(r"\d+|\D+", str(folder))
     return [(int(part), "") if part.isdecimal() else (2**62, part) for part in parts]
 
 
 def tables(records: list[dict[str, Any]]) -> str:
-    """Mean and standard deviation over the seeds, in percent: a table for runs of the same sets."""
+    """Mean and standard deviation over the seeds, in percent; one table per combination of sets."""
     alike: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in records:
         alike[repr((list(record["retrieval"]), list(record["zero-shot"])))].append(record)

@@ -1,17 +1,17 @@
-"""Features of a frozen encoder for the pictures or the captions of a pairs table.
+"""Extract features of a frozen encoder for the pictures or the captions of a pairs table.
 
     python extract_features.py data/openclipart/pairs.csv --encoder vit-s14
     python extract_features.py data/openclipart/pairs.csv --encoder minilm
 
-Writes a store below data/features, a row a picture or a row a caption, a file a layer. It goes on
-where it was killed. Of a large set in two passes: all layers of a sample of the training pairs, for
-measure_alignment.py to choose by; then the chosen layers of all rows.
+Writes a store below data/features with one row per picture or caption and one file per layer. It
+resumes where it was killed. A large set needs two passes: first all layers of a sample of the
+training pairs, from which measure_alignment.py chooses; then the chosen layers of all rows.
 
     ... data/coco/pairs.csv --encoder hf:facebook/dinov2-base --rows 5000
     ... data/coco/pairs.csv --encoder hf:facebook/dinov2-base --layers hidden_states.9 layernorm
 
-Over several GPUs: torchrun --nproc-per-node 8 extract_features.py ...
-The class names of a table as prompts: --prompts, with the templates of prompts.txt.
+To use several GPUs, run torchrun --nproc-per-node 8 extract_features.py ...
+--prompts turns the class names of a table into prompts, with the templates of prompts.txt.
 """
 
 # %%
@@ -40,19 +40,23 @@ HERE = Path(__file__).parent
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("table", type=Path, help="a pairs.csv of prepare_data.py")
+    parser.add_argument("table", type=Path, help="pairs.csv written by prepare_data.py")
     parser.add_argument(
         "--encoder", required=True, help="; ".join(encoders.PACKAGED) + "; hf:, timm:"
     )
-    parser.add_argument("--side", choices=("image", "text"), help="of which modality it is")
+    parser.add_argument("--side", choices=("image", "text"), help="modality of the encoder")
     parser.add_argument("--root", type=Path, default=Path("data"))
-    parser.add_argument("--name", help="of the store; by default set and encoder")
+    parser.add_argument("--name", help="name of the store; by default set and encoder")
     parser.add_argument("--layers", nargs="+", default=["all"])
-    parser.add_argument("--rows", default="all", help="all, or so many pictures of the train split")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument(
+        "--rows", default="all", help="all, or a number of pictures of the train split"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
     parser.add_argument("--pool", choices=("cls", "mean", "last", "patches"))
-    parser.add_argument("--fit", choices=FITS, default="contain", help="crop is for photographs")
-    parser.add_argument("--prompts", action="store_true", help="of the groups, not the captions")
+    parser.add_argument("--fit", choices=FITS, default="contain", help="use crop for photographs")
+    parser.add_argument(
+        "--prompts", action="store_true", help="encode the groups, not the captions"
+    )
     parser.add_argument("--templates", type=Path, default=HERE / "prompts.txt")
     parser.add_argument("--revision")
     parser.add_argument("--batch-size", type=int, default=64)
@@ -60,9 +64,9 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-# %% What the rows of a store are
+# %% The rows of a store
 def side_of(args: argparse.Namespace) -> str:
-    """The modality: asked for, or known of the packaged encoders."""
+    """The modality: as requested, or the known one of a packaged encoder."""
     known = {"efficientnet-lite0": "image", "vit-s14": "image", "minilm": "text"}
     side = args.side or ("text" if args.prompts else known.get(args.encoder))
     if side is None and args.encoder.startswith("timm:"):
@@ -73,9 +77,9 @@ def side_of(args: argparse.Namespace) -> str:
 
 
 def sample(pairs: Sequence[Pair], rows: str, seed: int) -> list[int]:
-    """Positions of all pairs; or of the first caption of some pictures of the train split.
+    """Positions of all pairs, or of the first caption of some pictures of the train split.
 
-    The same on the sides of both encoders: what is chosen by it has seen no test pair.
+    The sample is the same for both encoders, and choices based on it have seen no test pair.
     """
     if rows == "all":
         return list(range(len(pairs)))
@@ -92,7 +96,7 @@ def sample(pairs: Sequence[Pair], rows: str, seed: int) -> list[int]:
 def inputs_of(
     args: argparse.Namespace, pairs: list[Pair], side: str
 ) -> tuple[list[str | int], list[Any]]:
-    """An id and an input for each row: pictures once, captions as in the table, or prompts."""
+    """Id and input of each row: each picture once, captions as in the table, or prompts."""
     if args.prompts:
         templates = [t for t in args.templates.read_text().splitlines() if "{label}" in t]
         labels = list(dict.fromkeys(pair.group for pair in pairs))
@@ -108,9 +112,9 @@ def inputs_of(
 def batches(
     encoder: encoders.Encoder, inputs: Sequence[Any], store: FeatureStore, size: int
 ) -> Iterator[Any]:
-    """All rows of the store in order, the next batch prepared meanwhile.
+    """Yield all rows of the store in order, while the next batches are prepared.
 
-    Rows that the store has are only counted by the library, so they come as rows of nothing.
+    The library only counts rows that the store already has, so they are yielded as empty rows.
     """
     wanted = [inputs[row] for row in store.rows]
     done = store.done
@@ -142,7 +146,7 @@ def main() -> None:
     )
     default += "-prompts" if args.prompts else "-sample" if args.rows != "all" else ""
     path = args.root / "features" / (args.name or default)
-    # What a store is made of stands in its manifest: it is refused when any of it has changed.
+    # The manifest records how a store was made; a store is rejected if any of it has changed.
     text = "\n".join(str(one if side == "text" else one.name) for one in inputs)
     facts = encoder.preprocessing | {
         "table": args.table.parent.name,
@@ -164,7 +168,7 @@ def main() -> None:
         rows=range(rank, len(ids), world),
     )
     if store.done:
-        print(f"{shard}: {store.done} of {len(store.rows)} rows are there")
+        print(f"{shard}: {store.done} of {len(store.rows)} rows are already stored")
     extract_features(
         encoder.model,
         batches(encoder, inputs, store, args.batch_size),

@@ -1,4 +1,4 @@
-"""The features of a pairs table: two stores, and which of their rows each pair is."""
+"""The features of a pairs table: two stores, and the rows of each pair in them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from structure_reg import FeatureStore
 
 
 class Features(NamedTuple):
-    """Pairs whose picture and caption both have features, in the order of the table."""
+    """Pairs whose picture and caption both have features, in table order."""
 
     pairs: list[Pair]
     images: FeatureStore
     texts: FeatureStore
     image_rows: Tensor  # (n,) rows of the store of images
     text_rows: Tensor  # (n,) rows of the store of texts
-    ids: Tensor  # (n,) pairs that share one belong together
+    ids: Tensor  # (n,) pairs with equal id belong together
 
     def x(self, layer: str, rows: Tensor) -> Tensor:
         return self.images[layer][self.image_rows[rows]].float()
@@ -31,7 +31,7 @@ class Features(NamedTuple):
         return self.texts[layer][self.text_rows[rows]].float()
 
     def split(self, name: str, captions: str = "all") -> Tensor:
-        """Positions of a split's pairs; with captions "first", one for each picture."""
+        """Positions of the pairs of a split; captions "first" keeps one for each picture."""
         seen: set[str] = set()
         rows = []
         for row, pair in enumerate(self.pairs):
@@ -42,7 +42,7 @@ class Features(NamedTuple):
 
 
 def load(data: Mapping[str, Any], root: Path) -> Features:
-    """The features of a section `data` of the settings."""
+    """Load the features that the section `data` of the settings names."""
     missing = [key for key in ("pairs", "images", "texts") if not data.get(key)]
     if missing:
         raise SystemExit(f"data: expected {', '.join(missing)}, got none; see configs/default")
@@ -64,9 +64,9 @@ def load(data: Mapping[str, Any], root: Path) -> Features:
 
 
 def of_set(data: Mapping[str, Any], name: str | None) -> dict[str, Any]:
-    """The section `data` for another set with the same encoders; None: for its own.
+    """The section `data` for another set with the same encoders; None keeps its own set.
 
-    Stores have the names that extract_features.py gives them: features/SET/ENCODER.
+    Stores must have the names that extract_features.py uses: features/SET/ENCODER.
     """
     if name is None:
         return dict(data)
@@ -86,12 +86,12 @@ def opened(path: Path) -> FeatureStore:
 
 
 def numbered_captions(pairs: Sequence[Pair]) -> list[int]:
-    """The same number for pairs of the same caption."""
+    """Number the pairs so that those with the same caption share a number."""
     return positives(pairs, by="caption")
 
 
 def distinct(features: Features, rows: Tensor) -> Tensor:
-    """One of the rows that belong together: copies are neighbours whatever the encoders do."""
+    """Keep one of the rows that belong together; copies are neighbours for any encoder."""
     first = {
         id_: row
         for row, id_ in zip(rows.tolist()[::-1], features.ids[rows].tolist()[::-1], strict=True)
@@ -100,7 +100,7 @@ def distinct(features: Features, rows: Tensor) -> Tensor:
 
 
 def subsample(rows: Tensor, count: int | str, seed: int) -> Tensor:
-    """So many of the rows; a smaller choice of one seed is a part of its larger one."""
+    """Sample `count` rows; with one seed, a smaller sample is a subset of a larger one."""
     if count == "all":
         return rows
     if not isinstance(count, int) or count < 1:

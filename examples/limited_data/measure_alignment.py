@@ -1,11 +1,11 @@
-"""How alike are the layers of two encoders? One report and one heat map for each metric.
+"""Measure how alike the layers of two encoders are: a report and a heat map for each metric.
 
     python measure_alignment.py configs/default/openclipart_vit.yaml
     python measure_alignment.py configs/metrics/*.yaml
 
-Reads stores of all layers: of the train split alone, each picture and each caption once. Writes
-DIR/alignment.json with the scores, the best pair, the last one and a sample over the range of
-scores, and a heat map for each metric.
+Reads stores of all layers, using only the train split, with each picture and each caption once.
+Writes DIR/alignment.json with the scores, the best pair, the last pair and a sample over the range
+of scores, and a heat map for each metric.
 """
 
 # %%
@@ -24,9 +24,9 @@ from results import as_json, versions
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("settings", type=Path, nargs="+", help="files of configs")
+    parser.add_argument("settings", type=Path, nargs="+", help="settings files, see configs")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="selection.k=10")
-    parser.add_argument("--base", type=Path, help="file in place of the one they are based on")
+    parser.add_argument("--base", type=Path, help="settings file that replaces their base")
     parser.add_argument("--root", type=Path, default=Path("data"))
     parser.add_argument("--output", type=Path, default=Path("outputs/alignment"))
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The weights in an ONNX file, without the onnx package: the fields of protobuf that it takes."""
+"""Read the weights of an ONNX file without the onnx package, by parsing the protobuf fields."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-# Field numbers of onnx.proto3, and of the kinds of values in protobuf.
+# Field numbers of onnx.proto3, and numbers of the value kinds of protobuf.
 GRAPH = 7
 NODE, INITIALIZER = 1, 5
 NODE_INPUT, NODE_NAME = 1, 3
@@ -18,7 +18,7 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 
 def varint(data: memoryview, at: int) -> tuple[int, int]:
-    """The number that begins at a byte, seven bits a byte from the lowest, and where it ends."""
+    """Number that starts at a byte, seven bits per byte, lowest first, and the place of its end."""
     value = shift = 0
     while True:
         byte = data[at]
@@ -29,7 +29,7 @@ def varint(data: memoryview, at: int) -> tuple[int, int]:
 
 
 def fields(data: memoryview) -> Iterator[tuple[int, int, memoryview]]:
-    """Go through a message: the number of each field, its value as an integer, and as bytes."""
+    """Iterate over a message: the number of each field, its integer value, and its bytes."""
     at = 0
     while at < len(data):
         tag, at = varint(data, at)
@@ -47,7 +47,7 @@ def fields(data: memoryview) -> Iterator[tuple[int, int, memoryview]]:
 
 
 def tensor(message: memoryview) -> tuple[str, Tensor] | None:
-    """An initializer's name and values; None unless they are float32 in raw bytes."""
+    """Name and values of an initializer; None unless they are float32 in raw bytes."""
     shape: list[int] = []
     name, kind, raw = "", 0, None
     for field, number, data in fields(message):
@@ -65,7 +65,7 @@ def tensor(message: memoryview) -> tuple[str, Tensor] | None:
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
-    """Every float32 initializer by its name, and the inputs of every node by the node's name."""
+    """Read every float32 initializer by name, and the inputs of every node by node name."""
     weights: dict[str, Tensor] = {}
     inputs: dict[str, list[str]] = {}
     model = memoryview(path.read_bytes())

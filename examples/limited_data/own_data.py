@@ -1,4 +1,4 @@
-"""From data that you have downloaded to a pairs table: COCO, Flickr30k, classes, any table."""
+"""Make a pairs table from data that you have: COCO, Flickr30k, classes, any table."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KARPATHY = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
 
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
-    """An object with these keys."""
+    """Read a JSON object that has these keys."""
     if not path.is_file():
         raise SystemExit(f"{path}: expected a JSON file, got none")
     try:
@@ -29,14 +29,14 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
 
 
 def placed(folder: Path, *candidates: str) -> Path:
-    """The first of the candidates that is in the folder; the last where none is."""
+    """The first candidate that is in the folder, or the last one if none is."""
     return next(
         (p for name in candidates if (p := folder / name).is_file()), folder / candidates[-1]
     )
 
 
 def karpathy(path: Path, images: Path, *, prefix: str) -> Iterator[Pair]:
-    """The splits of Karpathy and Li, CVPR 2015: dataset_coco.json and dataset_flickr30k.json."""
+    """Yield pairs in the splits of Karpathy and Li, CVPR 2015, for COCO or Flickr30k."""
     for image in read_json(path, "images")["images"]:
         name, folder = image["filename"], image.get("filepath", ".")
         picture = placed(images, f"{folder}/{name}", name)
@@ -50,7 +50,7 @@ def tidy(caption: str) -> str:
 
 
 def coco(annotations: Path | None, images: Path, folder: Path, *, split_file: Path | None) -> None:
-    """COCO's own files, its validation pictures as test; or Karpathy's split of 5,000 and 5,000."""
+    """Read COCO's files, with its validation set as test, or Karpathy's 5,000 and 5,000 split."""
     if split_file is not None:
         return write_pairs(folder / "pairs.csv", list(karpathy(split_file, images, prefix="coco")))
     if annotations is None:
@@ -69,7 +69,7 @@ def coco(annotations: Path | None, images: Path, folder: Path, *, split_file: Pa
             image["id"]: placed(images, image["file_name"], f"{year}/{image['file_name']}")
             for image in content["images"]
         }
-        # The file has captions in the order of their writing; a picture's own come together here.
+        # The file lists captions in order of creation; sorting groups those of one picture.
         for one in sorted(content["annotations"], key=lambda one: (one["image_id"], one["id"])):
             identity = f"coco/{one['image_id']}"
             picture = pictures[one["image_id"]]
@@ -78,7 +78,7 @@ def coco(annotations: Path | None, images: Path, folder: Path, *, split_file: Pa
 
 
 def flickr30k(captions: Path, images: Path, folder: Path) -> None:
-    """Karpathy's JSON with its splits; or results.csv or .token, which have none."""
+    """Read Karpathy's JSON with its splits, or results.csv or .token, which have none."""
     if captions.suffix == ".json":
         pairs = list(karpathy(captions, images, prefix="flickr"))
         return write_pairs(folder / "pairs.csv", pairs)
@@ -96,7 +96,7 @@ def flickr30k(captions: Path, images: Path, folder: Path) -> None:
             f"{captions}: expected lines 'picture|number|caption' or 'picture#number<TAB>caption', "
             f"got {len(cells) - len(found)} others"
         )
-    print(f"{captions}: no splits in it; pictures are divided by a checksum of their names")
+    print(f"{captions}: the file has no splits; pictures are split by a checksum of their names")
     pairs = []
     for name, caption in found:
         identity = f"flickr/{Path(name).stem}"
@@ -108,7 +108,7 @@ def flickr30k(captions: Path, images: Path, folder: Path) -> None:
 def image_folder(
     images: Path, folder: Path, *, split: str, template: str = "a photo of a {label}"
 ) -> None:
-    """A class a folder: its name is the group, and in the template the caption."""
+    """Read one class per folder; its name is the group and fills the caption template."""
     if not images.is_dir():
         raise SystemExit(f"{images}: expected a folder of classes, got none")
     if "{label}" not in template:
@@ -127,9 +127,10 @@ def image_folder(
 
 
 def table(path: Path, images: Path | None, folder: Path, columns: Mapping[str, str]) -> None:
-    """Any table with a path and a caption, or a list of captions, in a line.
+    """Read any table with a path and a caption, or a list of captions, per line.
 
-    Without an id it is the path, without a group the id, without a split a checksum of the group.
+    A missing id is the path, a missing group is the id, and a missing split is derived from a
+    checksum of the group.
     """
     rows, names = read_table(path)
     check_columns(path, [columns["path"], columns["caption"]], names)
@@ -153,7 +154,7 @@ def read_table(path: Path) -> tuple[list[dict[str, Any]], Iterable[str]]:
         raise SystemExit(f"{path}: expected a table, got none")
     if path.suffix == ".parquet":
         try:
-            from pyarrow import parquet  # for this one format only
+            from pyarrow import parquet  # needed for this format only
         except ModuleNotFoundError:
             raise SystemExit(f"{path}: expected pyarrow to be installed, got none") from None
         content = parquet.read_table(path)

@@ -1,4 +1,4 @@
-"""From the packages' pictures to pairs tables: clip art, emoji, and emoji in classes."""
+"""Make pairs tables from the pictures of packages: clip art, emoji, and emoji in classes."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ CATEGORIES = {
 NO_DRAWINGS = {"flag", "flags", "icons", "roadsigns", "road_signs", "signs"}
 MEGAPIXELS = 4  # a dozen larger drawings would take most of the time
 KEYWORDS = 8
-SHARED = 4  # drawings of one caption: that of 52 playing cards says too little
-CLASS_PICTURES = 8  # that a class has at least
+SHARED = 4  # most drawings per caption; one caption for 52 playing cards is uninformative
+CLASS_PICTURES = 8  # fewest pictures of a class
 
 
 def plain(text: str) -> str:
-    """Lower case, words of letters only."""
+    """Lower the case and keep only words of letters."""
     return " ".join(re.findall(r"[a-z]+(?:-[a-z]+)*", text.lower().replace("_", " ")))
 
 
 def concept(title: str) -> str:
-    """The head of an English noun phrase is its last word, here without the plural's s."""
+    """Head of an English noun phrase: its last word, without the s of a plural."""
     word = re.split(r"[ -]", title)[-1]
     return word[:-1] if len(word) > 3 and word.endswith("s") and word[-2] not in "su" else word
 
 
 # %% Clip art: a drawing, its title and its keywords
 def title_and_keywords(svg: bytes) -> tuple[str, list[str]]:
-    """What the RDF in a drawing's metadata says of it; empty where there is none."""
+    """Title and keywords in the RDF metadata of a drawing; empty if there are none."""
     try:
         root = ElementTree.fromstring(svg)
     except ElementTree.ParseError:
@@ -58,7 +58,7 @@ def megapixels(png: bytes) -> float:
 
 
 def openclipart(root: Path) -> None:
-    """Drawings with an English title: all of its words are whole word-pieces of MiniLM."""
+    """Write drawings with an English title: each of its words is a word piece of MiniLM."""
     folder = root / "openclipart"
     if (folder / "pairs.csv").is_file():
         return
@@ -90,7 +90,7 @@ def openclipart(root: Path) -> None:
 
 # %% Emoji: a picture, its name and its tags; and a class of pictures for each kind of emoji
 def emoji(root: Path) -> None:
-    """Emoji but letters, skin tones and hair, which are no pictures, and flags, which are names."""
+    """Write emoji, except letters, skin tones and hair (no pictures) and flags (only names)."""
     folder, classes = root / "emoji", root / "emoji-classes"
     if (folder / "pairs.csv").is_file() and (classes / "pairs.csv").is_file():
         return

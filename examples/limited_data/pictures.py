@@ -1,4 +1,4 @@
-"""From a picture's file to a tensor, by Pillow alone: torchvision has no build for every torch."""
+"""Load a picture as a tensor with Pillow only: torchvision has no build for every torch."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-MARGIN = 1.06  # of a drawing's side
+MARGIN = 1.06  # side of the square, relative to that of the drawing
 FITS = ("contain", "crop")
 
 
 class Preprocessing(NamedTuple):
-    """What is done to a picture; it stands in the manifest of its features.
+    """How a picture is preprocessed; the manifest of its features records this.
 
-    fit "contain" shows all of a drawing: cut to what is opaque, on a white square with a margin.
-    "crop" is for photographs: the shorter side to `resize` pixels, then the middle square.
+    fit "contain" shows the whole drawing: its opaque part on a white square with a margin. "crop"
+    is for photographs: the shorter side is resized to `resize` pixels, and the centre is cropped.
     """
 
     fit: str = "contain"
@@ -30,7 +30,7 @@ class Preprocessing(NamedTuple):
 
 
 def load_picture(path: Path, how: Preprocessing) -> Tensor:
-    """A float32 tensor of shape (3, size, size)."""
+    """Load a picture as a float32 tensor of shape (3, size, size)."""
     try:
         with Image.open(path) as file:
             image = contained(file, how) if how.fit == "contain" else cropped(file, how)

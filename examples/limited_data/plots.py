@@ -1,4 +1,4 @@
-"""The pictures of the runs: training curves, what is kept of neighbourhoods, recall by pairs."""
+"""Figures of the runs: training curves, preserved neighbourhoods, recall by number of pairs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 
 
 def curves(path: Path, history: Mapping[str, Sequence[float]], *, title: str) -> None:
-    """The losses by step, their ratio with the weight of the step, and what validation said."""
+    """Plot the losses by step, their ratio at the weight of the step, and the validation value."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
     contrastive, structure = history["contrastive"], history["structure"]
     steps = range(1, len(contrastive) + 1)
@@ -36,7 +36,7 @@ def curves(path: Path, history: Mapping[str, Sequence[float]], *, title: str) ->
 def preservation(
     path: Path, kept: Mapping[str, Mapping[str, Mapping[int, Sequence[float]]]]
 ) -> None:
-    """How many of k neighbours remain: side -> method -> k -> a value a seed."""
+    """Plot the share of k neighbours that remain: side -> method -> k -> a value per seed."""
     figure, axes = plt.subplots(
         1, len(kept), figsize=(4.6 * len(kept), 3.8), layout="constrained", squeeze=False
     )
@@ -58,7 +58,7 @@ def preservation(
 
 
 def by_pairs(path: Path, recalls: Mapping[str, Mapping[int, Sequence[float]]]) -> None:
-    """Mean recall against the number of training pairs: method -> pairs -> a value a seed."""
+    """Plot recall against the number of training pairs: method -> pairs -> a value per seed."""
     figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
     for method, by_count in recalls.items():
         lines(ax, by_count, method)
@@ -72,7 +72,7 @@ def by_pairs(path: Path, recalls: Mapping[str, Mapping[int, Sequence[float]]]) -
 
 
 def lines(ax: Any, values: Mapping[int, Sequence[float]], label: str) -> None:
-    """Means over the seeds with their range behind them; after ten colours they are dashed."""
+    """Plot means over the seeds with their range; after ten colours the lines are dashed."""
     at = sorted(values)
     means = [sum(values[x]) / len(values[x]) for x in at]
     style = "-" if len(ax.lines) < 10 else "--"

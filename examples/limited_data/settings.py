@@ -1,11 +1,11 @@
-"""Settings of a run: a YAML file, the files that it is based on, and overrides.
+"""Read the settings of a run: a YAML file, its base files, and overrides.
 
-    base: ../default/openclipart_vit.yaml    # relative to the file; its settings come first
+    base: ../default/openclipart_vit.yaml    # relative to this file; read first
     selection: {layers: last}                # sections are merged key by key
-    grid: {data.train: [100, 200, 400]}      # a run for each combination
+    grid: {data.train: [100, 200, 400]}      # one run for each combination
 
-The keys of `data`, `selection` and `evaluation` are those below; those of `aligner`, `structure`
-and `contrastive` are the options of what they are passed to. A key that nothing takes is an error.
+The keys of `data`, `selection` and `evaluation` are listed below. Those of `aligner`, `structure`
+and `contrastive` are the options of the objects that they configure. An unknown key is an error.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ import structure_reg
 from structure_reg.layers.grid import METRICS
 
 DATA = {
-    "pairs": None,  # the table, below --root like all that follows
+    "pairs": None,  # the table, below --root like all other paths
     "images": None,  # a store of extract_features.py
     "texts": None,
-    "train": "all",  # or so many pictures of the train split, another choice for each seed
-    "captions": "first",  # of each picture in training; or "all"
-    "validation": True,  # stop where the val split is best; False: train to the end
-    "positives": "both",  # what pairs share that belong together: "image", "caption", "both"
-    "extra": None,  # another set to train on beside the own one
+    "train": "all",  # or a number of pictures of the train split, sampled by seed
+    "captions": "first",  # captions of each training picture; or "all"
+    "validation": True,  # stop where the val split is best; False trains to the end
+    "positives": "both",  # pairs belong together if they share "image", "caption", "both"
+    "extra": None,  # another set to train on in addition
     "unpaired": None,  # rows without partners
 }
 EXTRA = ("pairs", "images", "texts", "train", "captions")
-# Two stores, and how many rows of each; or the pictures of one half of a set's split and the
-# captions of the other half.
+# Either two stores and the number of rows of each, or the pictures of one half of a set's split
+# and the captions of the other half.
 UNPAIRED = ("images", "texts", "rows", "halves", "split")
 SELECTION = {
     "layers": "best",  # "last", "binned", {last: n}, [image layer, text layer]
@@ -52,10 +52,10 @@ EVALUATION = {
     "ks": [1, 5, 10],
     "neighbours": [5, 10, 20, 50, 100],
     "samples": 5000,  # for trustworthiness and continuity
-    "retrieval": [],  # sets beside the own one, prepared and extracted with the same encoders
-    "zero_shot": [],  # sets of classes, the same
+    "retrieval": [],  # further sets, prepared and extracted with the same encoders
+    "zero_shot": [],  # sets of classes, prepared in the same way
 }
-# "default": what the library does when it is not told otherwise.
+# "default" leaves the choice to the library.
 STRUCTURES = {"default": dict, "paper": structure_reg.StructureLoss, **ablations.TERMS}
 CONTRASTIVES = {
     "default": dict,
@@ -65,11 +65,11 @@ CONTRASTIVES = {
 }
 PRESETS = {"default": structure_reg.Aligner, "released": structure_reg.released_aligner}
 SCHEDULES = {"cosine": None, "constant": lambda _done: 1.0}
-IDENTITY = "identity"  # a head that is none: features of a model that aligned them itself
+IDENTITY = "identity"  # no head: the model has already aligned its features
 DEFAULTS: dict[str, Any] = {
     "data": DATA,
     "selection": SELECTION,
-    "preset": "default",  # or "released": the options of `aligner` are then released_aligner's
+    "preset": "default",  # or "released": `aligner` then holds options of released_aligner
     "aligner": {},
     "structure": {"term": "default"},
     "contrastive": {"loss": "default"},
@@ -80,9 +80,9 @@ DEFAULTS: dict[str, Any] = {
 
 
 def read(path: Path, overrides: Iterable[str] = (), base: Path | None = None) -> dict[str, Any]:
-    """The settings of a file, checked; `overrides` are "section.key=value", the value in YAML.
+    """Read and check the settings of a file; `overrides` are "section.key=value" in YAML.
 
-    `base` stands in for the one that the file is based on: another set or another encoder.
+    `base` replaces the base of the file, to use another set or another encoder.
     """
     settings = merged(DEFAULTS, of_file(path, base))
     for override in overrides:
@@ -111,11 +111,11 @@ def of_file(path: Path, base: Path | None = None) -> dict[str, Any]:
 
 
 def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Section by section: a key of `over` takes the place of that of `under`."""
+    """Merge section by section; keys of `over` replace those of `under`."""
     both = copy.deepcopy(dict(under))
     for section, content in over.items():
         if isinstance(content, dict) and section != "grid":
-            # Another term or loss has other options: those of the one below are not for it.
+            # A different term or loss has different options, so those of `under` do not apply.
             kind = {"structure": "term", "contrastive": "loss"}.get(section)
             changed = kind in content and content[kind] != both.get(section, {}).get(kind)
             content = content if changed else {**both.get(section, {}), **content}
@@ -124,11 +124,11 @@ def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def assigned(settings: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """The settings with one of them changed, as in seeds, data.train or data.extra.train."""
+    """Return the settings with one changed, such as seeds, data.train or data.extra.train."""
     section, *names = key.split(".")
     if not names:
         return merged(settings, {section: value})
-    if section == "grid":  # whose keys have dots themselves
+    if section == "grid":  # its keys contain dots
         return merged(settings, {"grid": {**settings["grid"], key.removeprefix("grid."): value}})
     content: dict[str, Any] = copy.deepcopy(settings.get(section) or {})
     place = content
@@ -140,7 +140,7 @@ def assigned(settings: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
 
 
 def runs(settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """One setting for each combination of the grid, and where in the grid it is."""
+    """Yield the settings for each combination of the grid, with its point of the grid."""
     keys, values = list(settings["grid"]), [as_list(v) for v in settings["grid"].values()]
     for combination in product(*values):
         run = {**settings, "grid": {}}
@@ -153,7 +153,7 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-# %% Nothing that a file says is passed over in silence
+# %% Checks: no part of a file is silently ignored
 def known(path: Path, what: str, keys: Iterable[str], there: Iterable[str]) -> None:
     there = list(there)
     for key in keys:

@@ -1,8 +1,9 @@
-"""The pairs table: a CSV that says which picture and which caption belong together.
+"""The pairs table, a CSV that lists which picture and which caption belong together.
 
-One line a pair, in the columns path, caption, id, group, split. Lines of one id show one picture,
-so a picture with five captions has five. Lines of one group are kept on one side of a split: for
-clip art that is the concept, for classes the label. Paths are relative to the table's folder.
+Each line is a pair, with the columns path, caption, id, group, split. Lines with the same id show
+the same picture, so a picture with five captions has five lines. Lines of one group stay in one
+split: the group is the concept for clip art and the label for classes. Paths are relative to the
+table's folder.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 COLUMNS = ("path", "caption", "id", "group", "split")
-SHOWN = 5  # names that a message lists
+SHOWN = 5  # names listed in a message
 
 
 class Pair(NamedTuple):
@@ -27,14 +28,14 @@ class Pair(NamedTuple):
 
 
 def listed(names: Iterable[object]) -> str:
-    """The first of many names, and how many more there are."""
+    """List the first names, and the number of the others."""
     texts = [str(name) for name in names]
     more = f" and {len(texts) - SHOWN} more" if len(texts) > SHOWN else ""
     return ", ".join(texts[:SHOWN]) + more
 
 
 def write_pairs(table: Path, pairs: Sequence[Pair]) -> None:
-    """Write a table, whole or not at all; every picture has to be there."""
+    """Write a complete table or none; every picture must exist."""
     if not pairs:
         raise SystemExit(f"{table}: expected at least one pair, got none")
     missing = [path for path in dict.fromkeys(pair.path for pair in pairs) if not path.is_file()]
@@ -57,7 +58,7 @@ def write_pairs(table: Path, pairs: Sequence[Pair]) -> None:
 
 
 def read_pairs(table: Path) -> list[Pair]:
-    """Read a table, and refuse one that lacks a column."""
+    """Read a table; a missing column is an error."""
     if not table.is_file():
         raise SystemExit(f"{table}: expected a pairs table, got none; prepare_data.py makes it")
     with table.open(encoding="utf-8", newline="") as file:
@@ -79,22 +80,22 @@ def check_columns(table: Path, wanted: Iterable[str], there: Iterable[str]) -> N
 
 
 def split_of(group: str, *, validation: int = 10, test: int = 35) -> str:
-    """A group's split, in percent of all groups: the same in every set and on every machine."""
+    """Split of a group; sizes in percent of groups, equal in every set and on every machine."""
     place = crc32(group.encode()) % 100
     return "test" if place < test else "val" if place < test + validation else "train"
 
 
 def numbered(values: Iterable[Hashable]) -> list[int]:
-    """0, 1, 2, ... for the different values, in the order in which they come."""
+    """Number the distinct values 0, 1, 2, ... in order of appearance."""
     numbers: dict[Hashable, int] = {}
     return [numbers.setdefault(value, len(numbers)) for value in values]
 
 
 def positives(pairs: Sequence[Pair], *, by: str = "both") -> list[int]:
-    """A number for each pair: pairs that share it belong together, for losses and retrieval.
+    """Number the pairs so that those that belong together, in losses and retrieval, share one.
 
-    By "image", "caption" or "both": then whatever a chain of equal pictures and equal captions
-    connects.
+    Pairs belong together by "image", by "caption" or by "both": "both" joins all pairs that a chain
+    of equal pictures and equal captions connects.
     """
     images = numbered(pair.id for pair in pairs)
     captions = numbered(pair.caption for pair in pairs)

@@ -1,12 +1,12 @@
-"""Train heads between two encoders, as a file of settings says: on all pairs or on some.
+"""Train heads between two encoders according to settings files, on all pairs or on some.
 
     python train_alignment.py configs/default/openclipart_vit.yaml
     python train_alignment.py configs/losses_lin/*.yaml --output outputs/lin
     python train_alignment.py configs/data/pairs.yaml --set seeds=[0,1,2]
 
-A folder for each combination of a file's grid, pair of layers and seed: settings.yaml,
-versions.json, result.json with the history, curves.png, and the heads. Runs whose result is there
-are passed over, so a batch of runs goes on where it was interrupted. The test split takes no part:
+Writes a folder for each combination of a file's grid, pair of layers and seed, with settings.yaml,
+versions.json, result.json with the history, curves.png, and the heads. Runs that have a result are
+skipped, so a batch of runs resumes where it was interrupted. The test split is not used here;
 evaluate.py reads it.
 """
 
@@ -35,9 +35,9 @@ from structure_reg import Aligner, released_aligner
 Run = dict[str, Any]
 
 
-# %% What is trained on
+# %% Training data
 def training_rows(of: Features, run: Run, seed: int) -> Tensor:
-    """Some pictures of the train split, with the first or all of their captions."""
+    """Sample pictures of the train split, with their first caption or all captions."""
     pictures = features.subsample(of.split("train", "first"), run["data"]["train"], seed)
     if run["data"]["captions"] == "first":
         return pictures
@@ -47,7 +47,7 @@ def training_rows(of: Features, run: Run, seed: int) -> Tensor:
 
 
 def unpaired_rows(run: Run, root: Path, layers: LayerPair) -> tuple[Tensor, Tensor] | None:
-    """Rows of either modality that belong to nothing: of two stores, or of two halves of a set."""
+    """Rows of both modalities without partners, from two stores or from two halves of a set."""
     unpaired = run["data"]["unpaired"]
     if unpaired is None:
         return None
@@ -67,7 +67,7 @@ def unpaired_rows(run: Run, root: Path, layers: LayerPair) -> tuple[Tensor, Tens
 def training_pairs(
     of: Features, rows: Tensor, run: Run, root: Path, layers: LayerPair, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Both sides and the ids of the training pairs, those of another set behind the own ones."""
+    """Both sides and the ids of the training pairs, followed by those of the extra set."""
     x, y, ids = of.x(layers[0], rows), of.y(layers[1], rows), of.ids[rows]
     if (extra := run["data"]["extra"]) is not None:
         other = features.load({**run["data"], **extra}, root)
@@ -93,7 +93,7 @@ def trained(
         aligner = released_aligner(len(x), layers="last", seed=seed, **options)
     else:
         aligner = Aligner(
-            layers="last",  # of the one on each side
+            layers="last",  # only one layer is given per side
             contrastive=None if loss == "default" else settings.CONTRASTIVES[loss](**contrastive),
             structure=None if term == "default" else settings.STRUCTURES[term](**structure),
             seed=seed,
@@ -121,10 +121,10 @@ def trained(
 def left(
     folder: Path, facts: dict[str, Any], of: Features, rows: Tensor, run: Run, root: Path
 ) -> None:
-    """Train one aligner, and leave it in the folder with all there is to say of it."""
+    """Train one aligner, and write it to the folder with its settings, curves and result."""
     seed, layers = facts["seed"], facts["layers"]
     results.start(folder, {**run, "seeds": [seed]})
-    if run["aligner"].get("head") == settings.IDENTITY:  # of encoders that share a space
+    if run["aligner"].get("head") == settings.IDENTITY:  # for encoders that share a space
         record: dict[str, Any] = {"pairs": 0, "seconds": 0.0, "history": {}}
     else:
         aligner, record = trained(of, rows, layers, run, seed, root)
@@ -137,9 +137,9 @@ def left(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("settings", type=Path, nargs="+", help="files of configs")
+    parser.add_argument("settings", type=Path, nargs="+", help="settings files, see configs")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="data.train=200")
-    parser.add_argument("--base", type=Path, help="file in place of the one they are based on")
+    parser.add_argument("--base", type=Path, help="settings file that replaces their base")
     parser.add_argument("--root", type=Path, default=Path("data"))
     parser.add_argument("--output", type=Path, default=Path("outputs/limited_data"))
     args = parser.parse_args()
@@ -149,7 +149,7 @@ def main() -> None:
         for run in settings.runs(settings.read(path, args.set, args.base))
         for seed in run["seeds"]
     ]
-    chosen: dict[str, dict[str, LayerPair]] = {}  # what runs of one selection share
+    chosen: dict[str, dict[str, LayerPair]] = {}  # shared by runs with the same selection
     for label, run, seed in tqdm(todo, desc="runs", unit="run"):
         of = features.load(run["data"], args.root)
         rows = training_rows(of, run, seed)
