@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import structure_reg as sr
-from structure_reg.layers.grid import METRICS, NEIGHBOURS, measure
+from structure_reg.layers.grid import KNN_METRICS, METRICS, Comparison, measure
 from structure_reg.layers.significance import discovery_rates, significance
 from structure_reg.layers.stability import stability
 
@@ -56,7 +56,7 @@ def test_grid_takes_mappings_any_width_and_any_function():
     )
 
 
-@pytest.mark.parametrize("metric", [*NEIGHBOURS, "cka"])
+@pytest.mark.parametrize("metric", [*KNN_METRICS, "cka"])
 def test_a_constant_or_nan_layer_spoils_its_own_pairs_alone(metric):
     xs, ys = layers(3), layers(2, seed=9)
     xs[1][4, 0] = math.nan
@@ -93,8 +93,8 @@ def p_of_best(metric, seed, permutations=19):
     xs, ys = layers(2, 20, seed=1000 * seed), layers(3, 20, seed=1000 * seed + 500)
     g = torch.Generator().manual_seed(seed)
     shuffles = [torch.randperm(20, generator=g) for _ in range(permutations)]
-    k = 4 if metric in NEIGHBOURS else None
-    found = measure("test", xs, ys, torch.stack(shuffles), metric=metric, k=k)
+    k = 4 if metric in KNN_METRICS else None
+    found = measure(Comparison("test", metric, k), xs, ys, torch.stack(shuffles))
     result = significance(found.scores[0], found.scores[1:], found.chance)
     return result.p_values.flatten()[result.excess.argmax()].item()
 

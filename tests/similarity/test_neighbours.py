@@ -131,14 +131,14 @@ def test_chance_is_the_mean_over_all_pairings(grid, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_permutation_is_a_change_of_partners(name):
     """The look-ups give what the metric gives for y[p]."""
-    from structure_reg.layers.grid import NEIGHBOURS
+    from structure_reg.layers.grid import KNN_METRICS
 
     n, k = 30, 4
     xs, ys = [features(n, 4, s) for s in (0, 1)], [features(n, 4, s) for s in (2, 3, 4)]
     ys[0] = xs[0] + ys[0]
     g = torch.Generator().manual_seed(0)
     permutations = torch.stack([torch.randperm(n, generator=g) for _ in range(5)])
-    grid = NEIGHBOURS[name][0](
+    grid = KNN_METRICS[name][0](
         [nearest(x, k) for x in xs], [nearest(y, k) for y in ys], permutations
     )
     metric = getattr(sr, name)
