@@ -1,13 +1,13 @@
 """Which layers to align? Both image encoders, every layer against every layer of the text encoder.
 
-    python examples/choose_layers.py                      # the layers kept with the examples
+    python examples/choose_layers.py                      # the layers that come with the examples
     python examples/choose_layers.py --features all.safetensors   # all layers of your own encoders
     python examples/choose_layers.py --metric cka --every-copy
 
-Reads a safetensors file of (n, d) features, a tensor a layer, and beside it the same name with
-.jsonl: a line a pair, with its text and split. Prints a report for each image encoder and draws
-both grids. Pairs of equal text are kept once, because copies are neighbours of each other in both
-modalities whatever the encoders do; --every-copy shows what they add.
+Reads a safetensors file with one (n, d) tensor per layer, and a .jsonl file of the same name with
+one line per pair that holds its text and split. Prints a report for each image encoder and draws
+the grids of scores. Of pairs with equal text only the first is kept, because copies are neighbours
+of each other in both modalities, whatever the encoders do; --every-copy shows how much they add.
 """
 
 # %%
@@ -33,7 +33,7 @@ parser.add_argument("--every-copy", action="store_true", help="keep pairs whose 
 parser.add_argument("--output", type=Path, default=Path("outputs/choose_layers.png"))
 args = parser.parse_args()
 
-# %% The training pairs: a choice of layers is a choice, so the test split takes no part in it
+# %% Training pairs only: choosing layers on the test split would leak it
 features = load_file(args.features)
 pairs = [json.loads(line) for line in args.features.with_suffix(".jsonl").read_text().splitlines()]
 seen: set[str] = set()
@@ -46,11 +46,11 @@ rows = torch.tensor(rows)
 
 
 def layers(encoder: str) -> dict[str, torch.Tensor]:
-    """All layers of one encoder by name, first to last."""
+    """All layers of one encoder by name, from first to last."""
     return {key: features[key][rows] for key in sorted(features) if key.startswith(encoder + ".")}
 
 
-# %% One report and one panel an encoder
+# %% One report and one panel per encoder
 figure, axes = plt.subplots(
     1, len(args.images), figsize=(5.4 * len(args.images), 6), layout="constrained", squeeze=False
 )
