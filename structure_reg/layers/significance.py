@@ -33,7 +33,7 @@ def significance(scores: Tensor, null: Tensor, chance: Tensor | None) -> Signifi
     """
     B = len(null)
     undefined = scores.isnan()
-    # The same center for all B + 1 pairings, including the observed one, keeps the ranks uniform.
+    # One reference level for all B + 1 pairings, including the observed one, keeps ranks uniform.
     center = (null.sum(0) + scores) / (B + 1) if chance is None else chance
     excess, null_excess = scores - center, null - center
     largest = null_excess.nan_to_num(-math.inf).flatten(1).amax(1)  # (B,)

@@ -34,7 +34,7 @@ def cknna(
     x, y : Tensor of shape (n, dx), (n, dy)
         Paired features, as in :func:`mutual_knn`, n >= 4.
     k : int or {"rice", "sqrt", "sturges"}, optional
-        Size of a neighbourhood, as in :func:`mutual_knn`.
+        Number of neighbours, as in :func:`mutual_knn`.
     mask : Tensor of shape (n,), optional
         Bool mask of the rows to use, as in :func:`mutual_knn`.
 

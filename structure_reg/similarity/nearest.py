@@ -66,7 +66,7 @@ def nearest(x: Tensor, k: int) -> Neighbours:
 
 
 def cosine_offsets(x: Tensor, v: Tensor) -> Tensor:
-    r"""The o for which the cosine of rows i and j is 1 + o_i + o_j + v_i . v_j.
+    r"""Offsets o for which the cosine of rows i and j is 1 + o_i + o_j + v_i . v_j.
 
     With v = u - c they are -|v|² / 2 for unit rows u and any c. Row i thus ranks the others by
     v_i . v_j + o_j.

@@ -28,7 +28,7 @@ def lcs_knn(
     x, y : Tensor of shape (n, dx), (n, dy)
         Paired features, as in :func:`mutual_knn`.
     k : int or {"rice", "sqrt", "sturges"}, optional
-        Size of a neighbourhood, as in :func:`mutual_knn`.
+        Number of neighbours, as in :func:`mutual_knn`.
     mask : Tensor of shape (n,), optional
         Bool mask of the rows to use, as in :func:`mutual_knn`.
 
@@ -79,7 +79,7 @@ def edit_knn(
     x, y : Tensor of shape (n, dx), (n, dy)
         Paired features, as in :func:`mutual_knn`.
     k : int or {"rice", "sqrt", "sturges"}, optional
-        Size of a neighbourhood, as in :func:`mutual_knn`.
+        Number of neighbours, as in :func:`mutual_knn`.
     mask : Tensor of shape (n,), optional
         Bool mask of the rows to use, as in :func:`mutual_knn`.
 

@@ -20,7 +20,7 @@ def tie_fraction(x: Tensor, *, k: int | str | None = None) -> Tensor:
     x : Tensor of shape (n, d)
         Features of n >= 2 samples.
     k : int or {"rice", "sqrt", "sturges"}, optional
-        Size of a neighbourhood, as in :func:`mutual_knn`.
+        Number of neighbours, as in :func:`mutual_knn`.
 
     Returns
     -------
