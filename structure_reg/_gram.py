@@ -56,3 +56,31 @@ def centered_unit_rows(x: Tensor, centering: str) -> Tensor:
 
 def gram(x: Tensor) -> Tensor:
     return x @ x.mT  # (n, n)
+
+
+# Rows normalised at a time in float64: few enough to stay in a cache.
+BLOCK = 256
+
+
+def unit_deviations(x: Tensor) -> Tensor:
+    """Unit rows minus a direction that they share, u_i - c, in the dtype of x.
+
+    Cosines of rows with a large common mean differ only in the seventh digit, where float32 ends.
+    Products with deviations keep every digit and rank the rows alike: u_i . (u_j - c) is the cosine
+    minus a constant of row i. This holds for any c, so the mean of a few hundred rows is enough.
+    """
+    c = double_unit_rows(x[:: max(1, len(x) // BLOCK)]).mean(0)  # (d,)
+    deviations = torch.empty_like(x)
+    for start in range(0, len(x), BLOCK):
+        rows = slice(start, start + BLOCK)
+        deviations[rows] = double_unit_rows(x[rows]) - c
+    return deviations  # (n, d)
+
+
+def double_unit_rows(x: Tensor) -> Tensor:
+    """Unit rows in float64, where squares of float32 neither overflow nor vanish."""
+    if x.dtype == torch.float64:
+        return unit_rows(x)
+    u = x.double()
+    length = torch.linalg.vector_norm(u, dim=-1, keepdim=True)  # (n, 1)
+    return u / torch.where(length == 0, 1, length)

@@ -38,11 +38,11 @@ def main() -> None:
             name = " ".join([path.stem, *(f"{k}={v}" for k, v in run["grid"].items())])
             of = features.load(run["data"], args.root)
             rows = features.distinct(of, of.split("train", captions="first"))
-            found = layer_pairs.measured(of, rows, run["selection"])
+            found = layer_pairs.score_pairs(of, rows, run["selection"])
             reports[name] = {
                 "settings": run,
-                "best": layer_pairs.chosen(found, "best", seed=0)["best"],
-                "binned": layer_pairs.chosen(found, "binned", seed=run["seeds"][0]),
+                "best": layer_pairs.choose_pairs(found, "best", seed=0)["best"],
+                "binned": layer_pairs.choose_pairs(found, "binned", seed=run["seeds"][0]),
                 **found.summary,
             }
             print(f"{name}: {found.text}\n")

@@ -1,4 +1,4 @@
-"""Similarities that the release has beside those of the library, as functions of two tensors."""
+"""Similarities of the released code that the library lacks, as functions of two tensors."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ TEMPERATURE = 0.05
 
 
 def biased_cka(x: Tensor, y: Tensor) -> Tensor:
-    """CKA as it is usually written: high for few rows of many columns, whatever they hold."""
+    """CKA as usually written: high for few rows with many columns, even if they are unrelated."""
     return cka(x, y, debiased=False)
 
 
 def hcs(x: Tensor, y: Tensor) -> Tensor:
-    """exp(-R): 1 where the neighbourhoods are the same."""
+    """exp(-R), where R is the structure loss: 1 if the neighbourhoods are the same."""
     return (-structure_loss(x, y, temperature=TEMPERATURE)).exp()
 
 
 def hcs_release(x: Tensor, y: Tensor) -> Tensor:
-    """The same as released: rows summed, not averaged, and the mean taken off the raw features.
+    """HCS as released: rows are summed instead of averaged, and raw features are centred.
 
-    Of some hundred rows the sum is so large that hardly anything is left of its exponential.
+    For a few hundred rows the sum is so large that its exponential is close to 0.
     """
     total = structure_loss(
         x, y, temperature=TEMPERATURE, divergence="reverse_js", centering="before", reduction="sum"
@@ -32,12 +32,12 @@ def hcs_release(x: Tensor, y: Tensor) -> Tensor:
 
 
 def hop_cka(x: Tensor, y: Tensor, hops: int) -> Tensor:
-    """CKA of where a random walk over the samples is after so many steps."""
-    after = []
+    """CKA of the positions of a random walk over the samples after `hops` steps."""
+    positions = []
     for side in (x, y):
         P = log_transition_matrix(cosine_kernel(side.float()), temperature=TEMPERATURE).exp()
-        after.append(torch.linalg.matrix_power(P, hops))  # (n, n)
-    return cka(*after)
+        positions.append(torch.linalg.matrix_power(P, hops))  # (n, n)
+    return cka(*positions)
 
 
 def one_hop_cka(x: Tensor, y: Tensor) -> Tensor:

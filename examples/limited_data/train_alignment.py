@@ -155,7 +155,7 @@ def main() -> None:
         rows = training_rows(of, run, seed)
         key = repr((run["data"], run["selection"], rows.tolist(), seed))
         if key not in chosen:
-            chosen[key] = layer_pairs.of_run(of, rows, run["selection"], seed)
+            chosen[key] = layer_pairs.pairs_of_run(of, rows, run["selection"], seed)
         for name, layers in chosen[key].items():
             place = " ".join(f"{key}={value}" for key, value in run["grid"].items())
             folder = args.output / results.file_name(f"{label}/{place}/{name}/seed-{seed}")

@@ -1,4 +1,4 @@
-"""Every error of choosing layers, in the voice of :mod:`structure_reg._checks`."""
+"""Errors of measuring and choosing layers, worded as in :mod:`structure_reg._checks`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from torch import Tensor
 from structure_reg._checks import check_choice
 
 
-def check_k_unused(function: str, k: Any, metric: Any) -> None:
-    if k is not None:
-        raise ValueError(f"{function}: expected k=None with the metric {metric!r}, got {k!r}")
-
-
 def check_metric(function: str, metric: Any, names: Collection[str]) -> None:
+    """Refuse a metric that is neither a function nor one of the names."""
     if not callable(metric):
         check_choice(function, "metric", metric, names)
 
 
+def check_no_k(function: str, k: Any, metric: Any) -> None:
+    """Refuse k for a metric that has no neighbourhoods."""
+    if k is not None:
+        raise ValueError(f"{function}: expected k=None with the metric {metric!r}, got {k!r}")
+
+
 def check_score(function: str, score: Any) -> None:
-    """Refuse what a user's metric must not return: anything but a scalar."""
+    """Refuse a result of the user's metric that is not a scalar."""
     if isinstance(score, Tensor):
         if score.numel() != 1:
             raise ValueError(
@@ -34,6 +36,7 @@ def check_score(function: str, score: Any) -> None:
         )
 
 
-def check_any_score(function: str, found: bool) -> None:
-    if not found:
+def check_finite_score(function: str, scores: Tensor) -> None:
+    """Refuse a grid of scores without a finite one."""
+    if not scores.isfinite().any():
         raise ValueError(f"{function}: expected a finite score for one pair of layers, got none")

@@ -1,4 +1,4 @@
-"""What to think of before believing a choice of layers, in words."""
+"""Warnings of :func:`select_layers`: reasons to doubt the choice of layers."""
 
 from __future__ import annotations
 
@@ -10,68 +10,80 @@ from torch import Tensor
 from structure_reg.layers.report import LayerSelection
 from structure_reg.layers.significance import ALPHA
 
-# Shares of the rows from which ties and copies are worth a word.
+# Shares of the rows above which ties and copies are reported.
 TIED = 0.05
 COPIED = 0.02
-# Share of the half-samples that a pair should win to be called the best.
+# Share of the half-samples that a pair should win to count as the only best pair.
 STABLE = 0.5
 
 
 def concerns(selection: LayerSelection, tied: Tensor | None, x: Tensor, y: Tensor) -> Iterator[str]:
+    """All warnings about a selection; x and y are the last layers, searched for copies of rows."""
+    yield from score_concerns(selection)
+    yield from gain_concerns(selection)
+    yield from neighbour_concerns(selection.k, selection.samples)
+    if tied is not None:
+        yield from tie_concerns(tied, selection.x_names + selection.y_names)
+    yield from copy_concerns(x=x, y=y)
+
+
+def score_concerns(selection: LayerSelection) -> Iterator[str]:
+    """Undefined scores, and scores no better than chance."""
     undefined = int(selection.scores.isnan().sum())
     if undefined:
         yield (
-            f"{undefined} of {selection.scores.numel()} pairs have no score: "
-            "a layer is constant or holds a NaN"
+            f"{undefined} of {selection.scores.numel()} pairs have no score, "
+            "because a layer is constant or contains NaN"
         )
     if 1 / (selection.permutations + 1) > ALPHA:
         yield f"{selection.permutations} permutations cannot show p <= {ALPHA:g}; use 200"
     elif selection.p_value > ALPHA:
         yield f"the best pair is no better than chance (p = {selection.p_value:.3f})"
-    yield from gain_concerns(selection)
-    yield from neighbour_concerns(selection, tied, x, y)
 
 
 def gain_concerns(selection: LayerSelection) -> Iterator[str]:
-    """Compare the gain over the last pair with twice its standard error."""
+    """Other pairs that win half-samples, and a gain below twice its standard error."""
     if selection.stability < STABLE:
         yield (
-            f"several pairs are about as good: this one wins {selection.stability:.0%} "
-            "of the half-samples"
+            "several pairs are about equally good: this one wins only "
+            f"{selection.stability:.0%} of the half-samples"
         )
-    if selection.gain == 0:
-        return
-    if not selection.held_out_gain > 2 * selection.gain_error:
+    if selection.gain and not selection.held_out_gain > 2 * selection.gain_error:
         yield (
-            f"gain within noise: {selection.held_out_gain:.3f} on held-out halves, "
-            f"standard error {selection.gain_error:.3f}; the last pair is as good"
+            f"the gain is within noise: {selection.held_out_gain:.3f} on held-out halves, "
+            f"with a standard error of {selection.gain_error:.3f}; the last pair is as good"
         )
 
 
-def neighbour_concerns(
-    selection: LayerSelection, tied: Tensor | None, x: Tensor, y: Tensor
-) -> Iterator[str]:
-    """Say where neighbourhoods are too large for the samples, or arbitrary."""
-    k, n = selection.k, selection.samples
-    if k is not None and tied is not None:
-        if k == n - 1:
-            yield f"k = {k} takes all other rows: every score is 1; use more samples or a smaller k"
-        elif 4 * k > n:
-            yield f"too few samples for k: {k} neighbours of {n} rows are no neighbourhood"
-        names = selection.x_names + selection.y_names
-        worst, at = max(zip(tied.tolist(), names, strict=True))
-        if worst > TIED:
-            many = int((tied > TIED).sum())
+def neighbour_concerns(k: int | None, n: int) -> Iterator[str]:
+    """Neighbourhoods that are too large for n rows."""
+    if k is None:
+        return
+    if k == n - 1:
+        yield (
+            f"k = {k} takes all other rows as neighbours, whatever the features are; "
+            "use more samples or a smaller k"
+        )
+    elif 4 * k > n:
+        yield f"too few samples for k = {k}: {k} of {n} rows are not a local neighbourhood"
+
+
+def tie_concerns(tied: Tensor, names: tuple[str, ...]) -> Iterator[str]:
+    """Layers in which many rows have arbitrary neighbours."""
+    worst, name = max(zip(tied.tolist(), names, strict=True))
+    if worst > TIED:
+        yield (
+            f"ties: neighbours are arbitrary for up to {worst:.0%} of the rows ({name}), and for "
+            f"more than {TIED:.0%} in {int((tied > TIED).sum())} of {len(names)} layers"
+        )
+
+
+def copy_concerns(**sides: Tensor) -> Iterator[str]:
+    """Rows that occur more than once."""
+    for name, layer in sides.items():
+        copies = 1 - len(torch.unique(layer, dim=0)) / len(layer)
+        if copies > COPIED:
             yield (
-                f"ties: the neighbours of up to {worst:.0%} of the rows ({at}) are arbitrary; "
-                f"above {TIED:.0%} in {many} of {len(names)} layers"
+                f"duplicates: {copies:.0%} of the rows of {name} repeat another row; "
+                "keep one copy of each"
             )
-    for side, last in (("x", x), ("y", y)):
-        share = copies(last)
-        if share > COPIED:
-            yield f"duplicates: {share:.0%} of the rows of {side} repeat another; keep one of each"
-
-
-def copies(x: Tensor) -> float:
-    """Share of the rows that are equal to an earlier one."""
-    return 1 - len(torch.unique(x, dim=0)) / len(x)

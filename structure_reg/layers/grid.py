@@ -1,4 +1,4 @@
-"""One similarity for every pair of layers, each layer visited once."""
+"""One similarity for every pair of layers, with the work per layer done once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from structure_reg._checks import check_layers
-from structure_reg.layers._checks import check_k_unused, check_metric, check_score
+from structure_reg.layers._checks import check_metric, check_no_k, check_score
 from structure_reg.similarity.cca import cca, pwcca, svcca
 from structure_reg.similarity.chance import cka_chance
 from structure_reg.similarity.cka import cka_grid
@@ -25,8 +25,9 @@ from structure_reg.similarity.sequences import edit_grid, lcs_grid
 Layers = Mapping[str, Tensor] | Sequence[Tensor]
 Metric = str | Callable[[Tensor, Tensor], Tensor]
 
-# Neighbours once per layer, then look-ups; with the mean of re-paired rows where it is known.
-NEIGHBOURS = {
+# Metrics that search neighbours once per layer and then look them up: the grid, and its mean over
+# re-paired rows where a formula is known.
+KNN_METRICS = {
     "mutual_knn": (mutual_grid, mutual_chance),
     "cycle_knn": (cycle_grid, cycle_chance),
     "lcs_knn": (lcs_grid, None),
@@ -34,21 +35,21 @@ NEIGHBOURS = {
     "jaccard_knn": (jaccard_grid, jaccard_chance),
     "cknna": (cknna_grid, None),
 }
-# Gram matrices once per layer.
-KERNELS: dict[str, dict[str, Any]] = {
+# Metrics that compute Gram matrices once per layer, as options of :func:`cka_grid`.
+CKA_METRICS: dict[str, dict[str, Any]] = {
     "cka": {"kernel": "linear", "debiased": True},
     "rbf_cka": {"kernel": "rbf", "debiased": True},
     "rv": {"kernel": "linear", "debiased": False},
 }
-# One value a pair.
-PAIRS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+# Metrics that are evaluated pair by pair.
+PAIR_METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cca": cca,
     "svcca": svcca,
     "pwcca": pwcca,
     "procrustes": procrustes,
     "rsa": rsa,
 }
-METRICS = (*NEIGHBOURS, *KERNELS, *PAIRS)
+METRICS = (*KNN_METRICS, *CKA_METRICS, *PAIR_METRICS)
 
 
 def layer_similarity(
@@ -59,34 +60,34 @@ def layer_similarity(
     Parameters
     ----------
     xs, ys : sequence or mapping of Tensor of shape (n, d)
-        The layers of either side for the same n samples, n >= 2; every layer has its own width.
+        Layers of the two encoders for the same n >= 2 samples; widths may differ.
     metric : str or callable
-        The name of a similarity of this package, that is "mutual_knn", "cycle_knn", "lcs_knn",
-        "edit_knn", "jaccard_knn", "cknna", "cka", "rbf_cka", "rv", "cca", "svcca", "pwcca",
-        "procrustes" or "rsa"; or a function of two tensors, (n, dx) and (n, dy), that returns a
-        scalar.
+        Name of a similarity of this package: "mutual_knn", "cycle_knn", "lcs_knn", "edit_knn",
+        "jaccard_knn", "cknna", "cka", "rbf_cka", "rv", "cca", "svcca", "pwcca", "procrustes" or
+        "rsa". Or a function of two tensors, (n, dx) and (n, dy), that returns a scalar.
     k : int or {"rice", "sqrt", "sturges"}, optional
-        Size of a neighbourhood, as in :func:`mutual_knn`; for the kNN metrics alone.
+        Number of neighbours, as in :func:`mutual_knn`; only for the kNN metrics.
 
     Returns
     -------
     Tensor of shape (len(xs), len(ys))
-        What `metric` gives for each pair; float64, on the device of the layers; without gradient.
+        Value of `metric` for each pair; float64, on the device of the layers; no gradient.
+
         For the kNN metrics, scratch memory is the :func:`tile_budget`, one layer in at least
-        float32, and 12 n k bytes a layer: it does not grow with the number of pairs. The CKA family
-        needs a copy of every layer instead; the others are evaluated pair by pair.
+        float32, and 12 n k bytes per layer; it does not grow with the number of pairs. "cka",
+        "rbf_cka" and "rv" need a copy of every layer. The other metrics are evaluated pair by pair.
 
     Raises
     ------
     TypeError
         If an argument is of the wrong kind.
     ValueError
-        If the layers do not have the same rows on the same device, `metric` is not the name of
-        one, or k is not in 1 to n - 1 or goes with a metric without neighbours.
+        If the numbers of rows or the devices of the layers differ, `metric` is an unknown name, k
+        is not in 1 to n - 1, or k is set for a metric without neighbours.
 
     See Also
     --------
-    select_layers : The best pair, and whether it is more than chance.
+    select_layers : Chooses the best pair and tests it against chance.
 
     References
     ----------
@@ -95,7 +96,8 @@ def layer_similarity(
 
     Examples
     --------
-    The second layer of the one is a rotation of the first of the other:
+    The second layer of the first encoder and the first layer of the second one differ by a
+    rotation:
 
     >>> g = torch.Generator().manual_seed(0)
     >>> layers = [torch.randn(200, 8, generator=g) for _ in range(3)]
@@ -105,16 +107,17 @@ def layer_similarity(
             [1.0000, 0.0500]], dtype=torch.float64)
     """
     x_layers, y_layers = as_layers("layer_similarity", xs, ys, metric, k)
-    return measure("layer_similarity", x_layers, y_layers, None, metric=metric, k=k).scores[0]
+    comparison = Comparison("layer_similarity", metric, k)
+    return measure(comparison, x_layers, y_layers).scores[0]
 
 
 def as_layers(
     function: str, xs: Layers, ys: Layers, metric: Metric, k: int | str | None, *, rows: int = 2
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Refuse what is not two sets of layers and a metric, and forget the names of the layers."""
+    """Check the layers, the metric and k, and return the layers of both sides without names."""
     check_metric(function, metric, METRICS)
     if not has_neighbours(metric):
-        check_k_unused(function, k, metric)
+        check_no_k(function, k, metric)
     check_layers(function, rows=rows, xs=xs, ys=ys)
     x_layers, y_layers = (
         list(layers.values() if isinstance(layers, Mapping) else layers) for layers in (xs, ys)
@@ -123,61 +126,73 @@ def as_layers(
 
 
 def has_neighbours(metric: Metric) -> TypeGuard[str]:
-    return isinstance(metric, str) and metric in NEIGHBOURS
+    return isinstance(metric, str) and metric in KNN_METRICS
 
 
-class Measured(NamedTuple):
-    """A grid as paired and one for every permutation, and what the metric knows beside them."""
+class Comparison(NamedTuple):
+    """What is measured between two layers, and for which public function."""
 
-    scores: Tensor  # (1 + B, LA, LB) float64
-    chance: Tensor | None = None  # (LA, LB), mean of re-paired rows, None where it is not known
-    tied: Tensor | None = None  # (LA + LB,), share of the rows whose neighbours are arbitrary
+    function: str  # for error messages
+    metric: Metric
+    k: int | str | None
+
+
+class Measurement(NamedTuple):
+    """Grids of scores, and what the kNN and CKA metrics know about them."""
+
+    scores: Tensor  # (1 + B, LA, LB) float64: with the given pairing, then with each permutation
+    chance: Tensor | None = None  # (LA, LB) exact mean over re-paired rows, where it is known
+    tied: Tensor | None = None  # (LA + LB,) share of rows whose neighbours are arbitrary
 
 
 @torch.no_grad()
 def measure(
-    function: str,
-    xs: list[Tensor],
-    ys: list[Tensor],
-    permutations: Tensor | None,
-    *,
-    metric: Metric,
-    k: int | str | None,
-) -> Measured:
-    """Compare every pair of layers, the rows paired as they come and then as each permutation says.
+    comparison: Comparison, xs: list[Tensor], ys: list[Tensor], permutations: Tensor | None = None
+) -> Measurement:
+    """Compare every pair of layers, with the rows paired as given and as each permutation says.
 
-    Permutations are (B, n), or None for none, and shared by all pairs of layers: row p[i] of y is
-    the partner of row i of x.
+    Permutations, (B, n), are shared by all pairs of layers: row p[i] of y is paired with row i of
+    x.
     """
-    n = len(xs[0])
-    pairings = torch.arange(n, device=xs[0].device)[None]
+    metric = comparison.metric
+    if isinstance(metric, str) and metric in CKA_METRICS:
+        return measure_cka(xs, ys, permutations, CKA_METRICS[metric])
+    pairings = torch.arange(len(xs[0]), device=xs[0].device)[None]
     if permutations is not None:
         pairings = torch.cat([pairings, permutations])  # (1 + B, n)
     if has_neighbours(metric):
-        grid, chance = NEIGHBOURS[metric]
-        size = neighbourhood_size(function, k, n)
-        x_near, y_near = ([nearest(layer, size) for layer in side] for side in (xs, ys))
-        return Measured(
-            grid(x_near, y_near, pairings),
-            None if chance is None else chance(x_near, y_near),
-            torch.stack([layer.tied.double().mean() for layer in (*x_near, *y_near)]),
-        )
-    if isinstance(metric, str) and metric in KERNELS:
-        options = KERNELS[metric]
-        scores = cka_grid(xs, ys, **options)[None].double()
-        if permutations is None:
-            return Measured(scores)
-        return Measured(
-            torch.cat([scores, cka_null(xs, ys, permutations, **options).double()]),
-            cka_chance(xs, ys, **options).mean.double(),
-        )
-    similarity = PAIRS[metric] if isinstance(metric, str) else metric
-    return Measured(
-        torch.stack([pair_by_pair(function, similarity, xs, [y[p] for y in ys]) for p in pairings])
+        size = neighbourhood_size(comparison.function, comparison.k, len(xs[0]))
+        return measure_knn(xs, ys, pairings, metric, size)
+    similarity = PAIR_METRICS[metric] if isinstance(metric, str) else metric
+    grids = [
+        measure_pairs(comparison.function, similarity, xs, [y[p] for y in ys]) for p in pairings
+    ]
+    return Measurement(torch.stack(grids))
+
+
+def measure_knn(
+    xs: list[Tensor], ys: list[Tensor], pairings: Tensor, metric: str, k: int
+) -> Measurement:
+    grid, chance = KNN_METRICS[metric]
+    x_near, y_near = ([nearest(layer, k) for layer in side] for side in (xs, ys))
+    return Measurement(
+        grid(x_near, y_near, pairings),
+        None if chance is None else chance(x_near, y_near),
+        torch.stack([layer.tied.double().mean() for layer in (*x_near, *y_near)]),
     )
 
 
-def pair_by_pair(
+def measure_cka(
+    xs: list[Tensor], ys: list[Tensor], permutations: Tensor | None, options: dict[str, Any]
+) -> Measurement:
+    scores = cka_grid(xs, ys, **options)[None].double()
+    if permutations is None:
+        return Measurement(scores)
+    null = cka_null(xs, ys, permutations, **options).double()
+    return Measurement(torch.cat([scores, null]), cka_chance(xs, ys, **options).mean.double())
+
+
+def measure_pairs(
     function: str,
     similarity: Callable[[Tensor, Tensor], Tensor],
     xs: list[Tensor],

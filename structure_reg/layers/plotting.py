@@ -1,55 +1,68 @@
-"""The picture of a :class:`LayerSelection`; the one place that needs matplotlib."""
+"""Heat map of the scores of all pairs of layers; the only file that needs matplotlib."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from structure_reg.layers.report import LayerSelection
+from torch import Tensor
 
 BEST = "#d1495b"
 LAST = "#3d3d3d"
 SEPARATORS = "._-/ "
 
 
-def heat_map(selection: LayerSelection, ax: Any) -> Any:
-    """Draw scores as colours, the layers of x upwards and those of y to the right."""
-    rows, columns = selection.scores.shape
-    if ax is None:
-        from matplotlib import pyplot as plt
+def heat_map(
+    ax: Any,
+    scores: Tensor,
+    x_names: Sequence[str],
+    y_names: Sequence[str],
+    *,
+    best: tuple[int, int],
+    lowest: float,
+    label: str,
+    title: str,
+) -> Any:
+    """Draw scores as colours from `lowest` up, the layers of x upwards, those of y to the right.
 
-        size = 2.4 + 0.45 * columns, 1.4 + 0.34 * rows  # inches
-        _, ax = plt.subplots(figsize=size, layout="constrained")
-    chance = selection.chance.nanmean().item()
-    image = ax.imshow(
-        selection.scores.numpy(), origin="lower", aspect="auto", cmap="Blues", vmin=chance
-    )
+    The best pair is boxed and the last pair dashed; `label` describes the colours.
+    """
+    rows, columns = scores.shape
+    ax = ax if ax is not None else new_axes(rows, columns)
+    image = ax.imshow(scores.numpy(), origin="lower", aspect="auto", cmap="Blues", vmin=lowest)
     bar = ax.figure.colorbar(image, ax=ax, pad=0.03)
-    bar.set_label(f"{selection.metric}, from chance ({chance:.3f}) up")
+    bar.set_label(label)
     bar.outline.set_visible(False)
-    x_prefix, x_labels = without_prefix(selection.x_names)
-    y_prefix, y_labels = without_prefix(selection.y_names)
-    ax.set_yticks(range(rows), x_labels)
-    ax.set_xticks(range(columns), y_labels, rotation=90 if max(map(len, y_labels)) > 3 else 0)
+    label_axes(ax, x_names, y_names)
+    box(ax, scores, (rows - 1, columns - 1), LAST, "--")
+    box(ax, scores, best, BEST, "-")
+    ax.set_title(title, fontsize="medium", loc="left")
+    return ax
+
+
+def new_axes(rows: int, columns: int) -> Any:
+    from matplotlib import pyplot as plt
+
+    size = 2.4 + 0.45 * columns, 1.4 + 0.34 * rows  # inches
+    return plt.subplots(figsize=size, layout="constrained")[1]
+
+
+def label_axes(ax: Any, x_names: Sequence[str], y_names: Sequence[str]) -> None:
+    x_prefix, x_labels = split_prefix(x_names)
+    y_prefix, y_labels = split_prefix(y_names)
+    ax.set_yticks(range(len(x_labels)), x_labels)
+    rotation = 90 if max(map(len, y_labels)) > 3 else 0
+    ax.set_xticks(range(len(y_labels)), y_labels, rotation=rotation)
     ax.set_ylabel(f"{x_prefix} layer".strip())
     ax.set_xlabel(f"{y_prefix} layer".strip())
     ax.tick_params(length=0)
     for spine in ax.spines.values():
         spine.set_visible(False)
-    mark(ax, selection, (rows - 1, columns - 1), LAST, "--")
-    mark(ax, selection, (selection.x_layer, selection.y_layer), BEST, "-")
-    gain = "the last pair is the best"
-    if selection.gain:
-        gain = f"gain over the last {selection.gain:.3f} ± {selection.gain_error:.3f}"
-    ax.set_title(f"best {selection.best_score:.3f} (red), {gain}", fontsize="medium", loc="left")
-    return ax
 
 
-def mark(
-    ax: Any, selection: LayerSelection, pair: tuple[int, int], colour: str, style: str
-) -> None:
-    """Box one cell and write its score into it."""
+def box(ax: Any, scores: Tensor, pair: tuple[int, int], colour: str, style: str) -> None:
+    """Draw a box around one cell and write its score into it."""
     from matplotlib.patches import Rectangle
 
     i, j = pair
@@ -58,7 +71,7 @@ def mark(
             (j - 0.46, i - 0.44), 0.92, 0.88, fill=False, edgecolor=colour, linewidth=2.2, ls=style
         )
     )
-    score = selection.scores[i, j].item()
+    score = scores[i, j].item()
     dark = score > sum(ax.images[0].get_clim()) / 2
     ax.text(
         j, i, f"{score:.2f}".removeprefix("0"),
@@ -66,9 +79,9 @@ def mark(
     )  # fmt: skip
 
 
-def without_prefix(names: tuple[str, ...]) -> tuple[str, list[str]]:
-    """Split off what all names begin with, up to a separator: it labels the axis once."""
-    # What the first and the last in order share, all share.
+def split_prefix(names: Sequence[str]) -> tuple[str, list[str]]:
+    """Split the prefix that all names share, up to a separator, from the rest of each name."""
+    # A prefix shared by the first and the last name in order is shared by all.
     equal = takewhile(lambda pair: pair[0] == pair[1], zip(min(names), max(names), strict=False))
     prefix = "".join(letter for letter, _ in equal) if len(names) > 1 else ""
     end = 1 + max(prefix.rfind(separator) for separator in SEPARATORS)

@@ -1,54 +1,58 @@
-"""What :func:`select_layers` found: printed, plotted, or written to a file."""
+"""The result of :func:`select_layers`, to print, to plot or to write to a file."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import Tensor
 
+from structure_reg.layers.plotting import heat_map
 from structure_reg.layers.stability import HALVINGS
 
 
 @dataclass(frozen=True, eq=False)
 class LayerSelection:
-    r"""A pair of layers and the evidence for it, from :func:`select_layers`.
+    r"""Chosen pair of layers and the evidence for it, from :func:`select_layers`.
 
     Parameters
     ----------
     x_layer, y_layer : int
-        Positions of the chosen layers: the pair whose score is highest above chance.
+        Positions of the chosen layers, the pair whose score is highest above chance.
     x_names, y_names : tuple of str
         Names of all layers: the keys of a mapping, or their positions.
     scores, chance : Tensor of shape (LA, LB)
-        Similarity of each pair, and the mean similarity of the same layers when their rows are
-        re-paired at random: exact where it is known, else of the permutations.
+        Similarity of each pair, and mean similarity of the same layers with randomly re-paired
+        rows. The mean is exact where a formula is known, and the mean over the permutations
+        otherwise.
     p_value : float
-        Of the maximum: how often the best of all pairs is as far above chance when the rows are
-        re-paired, in [1 / (permutations + 1), 1].
+        Share of the pairings, the real one included, whose best pair is at least as far above
+        chance as the chosen pair; in [1 / (permutations + 1), 1].
     p_values : Tensor of shape (LA, LB)
-        The same for each pair: the probability that chance alone brings any pair of the grid as far
-        (family-wise error rate).
+        The same for each pair: the probability that by chance alone any pair of the grid is as far
+        above chance (family-wise error rate).
     q_values : Tensor of shape (LA, LB)
-        False-discovery rates, Benjamini and Hochberg.
+        False-discovery rates of Benjamini and Hochberg.
     calibrated : Tensor of shape (LA, LB)
-        :math:`(s - \tau) / (1 - \tau)`, at least 0, with :math:`\tau` the score that the best of
-        all pairs exceeds by chance with probability 0.05. Comparable across sample sizes and k.
+        Calibrated scores :math:`(s - \tau) / (1 - \tau)`, at least 0, where :math:`\tau` is the
+        score that the best of all pairs exceeds by chance with probability 0.05. They are
+        comparable across sample sizes and k.
     best_score, last_score : float
         Score of the chosen pair, and of the two last layers.
     gain, gain_error : float
-        Their difference and its standard error, from disjoint halves of the samples.
+        Difference of these two scores, and its standard error from disjoint halves of the samples.
     held_out_gain : float
-        The difference for a pair chosen on one half and scored on the other: free of the optimism
-        of having picked the maximum; below 0 where the choice does harm.
+        Gain of a pair that is chosen on one half and scored on the other, which removes the
+        optimism of picking the maximum. Below 0, the chosen pair is worse than the last.
     stability, x_stability, y_stability : float
-        Share of the halves in which the same pair wins, in which its layer of x is in the winning
-        pair, and its layer of y; in [0, 1].
+        Shares of the half-samples in which the same pair wins, in which the winning pair has the
+        same layer of x, and in which it has the same layer of y; in [0, 1].
     warnings : tuple of str
-        What to think of before believing the choice; empty when nothing was found.
+        Reasons to doubt the choice; empty if there are none.
     metric, k, samples, permutations
-        What was measured: the metric's name, the size of a neighbourhood (None without one), the
-        rows used, the number of permutations.
+        Settings of the comparison: the name of the metric, the number of neighbours (None for a
+        metric without neighbours), the number of rows and the number of permutations.
     """
 
     x_layer: int
@@ -85,31 +89,38 @@ class LayerSelection:
         """Name of the chosen layer of y."""
         return self.y_names[self.y_layer]
 
+    @property
+    def _best(self) -> tuple[int, int]:
+        return self.x_layer, self.y_layer
+
+    @property
+    def _last(self) -> tuple[int, int]:
+        return len(self.x_names) - 1, len(self.y_names) - 1
+
     def __str__(self) -> str:
-        """Return the best and the last pair as a table, the gain, and the warnings."""
+        """Return a table of the best and the last pair, the gain, and the warnings."""
+        warnings = (f"warning: {warning}" for warning in self.warnings)
+        return "\n".join([*self._table(), self.verdict(), *warnings])
+
+    def _table(self) -> Iterator[str]:
         k = "" if self.k is None else f", k = {self.k}"
-        last = len(self.x_names) - 1, len(self.y_names) - 1
-        width = max(7, *map(len, (self.x_name, self.x_names[-1], self.y_name, self.y_names[-1])))
-        lines = [
+        yield (
             f"{self.metric}{k}, {self.samples} samples, "
-            f"{len(self.x_names)} x {len(self.y_names)} pairs of layers",
-            f"{'':6}{'x':>{width}}  {'y':>{width}}    score   chance  calibrated  p (any pair)",
-        ]
-        for label, (i, j) in (("best", (self.x_layer, self.y_layer)), ("last", last)):
-            lines.append(
+            f"{len(self.x_names)} x {len(self.y_names)} pairs of layers"
+        )
+        width = max(7, *map(len, (self.x_name, self.x_names[-1], self.y_name, self.y_names[-1])))
+        yield f"{'':6}{'x':>{width}}  {'y':>{width}}    score   chance  calibrated  p (any pair)"
+        for label, (i, j) in (("best", self._best), ("last", self._last)):
+            yield (
                 f"{label:6}{self.x_names[i]:>{width}}  {self.y_names[j]:>{width}}"
                 f"{self.scores[i, j]:9.3f}{self.chance[i, j]:9.3f}"
                 f"{self.calibrated[i, j]:12.3f}{self.p_values[i, j]:14.3f}"
             )
-        lines.append(self.verdict())
-        lines += [f"warning: {warning}" for warning in self.warnings]
-        return "\n".join(lines)
 
     def verdict(self) -> str:
-        """Return the gain over the last pair, and how often the choice repeats, in words."""
-        last = len(self.x_names) - 1, len(self.y_names) - 1
+        """Return in words the gain over the last pair, and how often half-samples agree."""
         gain = "the last pair is the best"
-        if (self.x_layer, self.y_layer) != last:
+        if self._best != self._last:
             gain = (
                 f"gain over the last pair {self.gain:.3f} ± {self.gain_error:.3f}, "
                 f"{self.held_out_gain:.3f} on held-out halves"
@@ -120,21 +131,32 @@ class LayerSelection:
         )
 
     def plot(self, ax: Any = None) -> Any:
-        """Draw the grid of scores, the best pair boxed and the last pair dashed.
+        """Draw the grid of scores; the best pair is boxed, the last pair dashed.
 
         Parameters
         ----------
         ax : matplotlib.axes.Axes, optional
-            Where to draw; None makes a figure. Needs the ``plot`` extra.
+            Axes to draw on; None creates a figure. Needs the ``plot`` extra.
 
         Returns
         -------
         matplotlib.axes.Axes
-            With the drawing.
+            Axes with the drawing.
         """
-        from structure_reg.layers.plotting import heat_map  # matplotlib is an extra
-
-        return heat_map(self, ax)
+        chance = self.chance.nanmean().item()
+        gain = "the last pair is the best"
+        if self.gain:
+            gain = f"gain over the last {self.gain:.3f} ± {self.gain_error:.3f}"
+        return heat_map(
+            ax,
+            self.scores,
+            self.x_names,
+            self.y_names,
+            best=self._best,
+            lowest=chance,
+            label=f"{self.metric}, from chance ({chance:.3f}) up",
+            title=f"best {self.best_score:.3f} (red), {gain}",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return every field as numbers, strings and lists, for ``json.dump``.
@@ -142,13 +164,15 @@ class LayerSelection:
         Returns
         -------
         dict
-            The fields by name, grids as lists of rows; a score that is not a number stays NaN.
+            Fields by name, and the names of the chosen layers. Grids are lists of rows; undefined
+            scores stay NaN.
         """
-        return {
-            name: value.tolist()
-            if isinstance(value, Tensor)
-            else list(value)
-            if isinstance(value, tuple)
-            else value
-            for name, value in vars(self).items()
-        } | {"x_name": self.x_name, "y_name": self.y_name}
+        plain = {field.name: plain_value(getattr(self, field.name)) for field in fields(self)}
+        return plain | {"x_name": self.x_name, "y_name": self.y_name}
+
+
+def plain_value(value: Any) -> Any:
+    """A tensor or a tuple as lists, any other value unchanged."""
+    if isinstance(value, Tensor):
+        return value.tolist()
+    return list(value) if isinstance(value, tuple) else value

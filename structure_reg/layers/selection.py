@@ -1,4 +1,4 @@
-"""Which pair of layers to align, and whether the choice is more than chance."""
+"""Choice of the pair of layers to align, with evidence that it is better than chance."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from structure_reg._checks import check_count
-from structure_reg.layers._checks import check_any_score
+from structure_reg.layers._checks import check_finite_score
 from structure_reg.layers.concerns import concerns
 from structure_reg.layers.grid import (
+    Comparison,
     Layers,
     Metric,
     as_layers,
@@ -20,8 +21,8 @@ from structure_reg.layers.grid import (
     measure,
 )
 from structure_reg.layers.report import LayerSelection
-from structure_reg.layers.significance import significance
-from structure_reg.layers.stability import HALVINGS, stability
+from structure_reg.layers.significance import Significance, significance
+from structure_reg.layers.stability import HALVINGS, Stability, stability
 from structure_reg.similarity.nearest import neighbourhood_size
 
 
@@ -35,58 +36,58 @@ def select_layers(
     max_samples: int = 5000,
     generator: torch.Generator | None = None,
 ) -> LayerSelection:
-    r"""Choose the pair of layers that is most alike, and say how much that choice means.
+    r"""Choose the most similar pair of layers and report how reliable the choice is.
 
-    The score of every pair is set beside the scores of the same layers with their rows re-paired at
-    random, the same permutations for all pairs, so that the largest of many scores is compared with
-    the largest of many chance scores. Random halves of the samples, drawn without replacement, tell
-    whether the same pair wins again and by how much it beats the two last layers.
+    Every pair of layers is scored with the given pairing of the rows and with random re-pairings,
+    the same for all pairs. The largest score is thus compared with the largest of as many chance
+    scores. Random halves of the samples, drawn without replacement, show whether the same pair wins
+    again, and by how much it beats the two last layers.
 
     Parameters
     ----------
     xs, ys : sequence or mapping of Tensor of shape (n, d)
-        The layers of either side for the same n samples, from first to last; a mapping gives them
-        names.
+        Layers of the two encoders for the same n >= 8 samples, from first to last; a mapping names
+        them.
     metric : str or callable
-        As in :func:`layer_similarity`.
+        Similarity of two layers, as in :func:`layer_similarity`.
     k : int or {"rice", "sqrt", "sturges"}, optional
-        As in :func:`mutual_knn`. In a half of the samples it is halved.
+        Number of neighbours, as in :func:`mutual_knn`. In half of the samples, k is halved.
     permutations : int
-        How many, at least 1. The smallest p-value is 1 / (permutations + 1).
+        Number of random re-pairings, at least 1. The smallest p-value is 1 / (permutations + 1).
     max_samples : int
-        With more samples than that, a random choice of so many, at least 8.
+        Largest number of samples to use, at least 8. If there are more, a random subset is drawn.
     generator : torch.Generator, optional
-        For the permutations and the halves. None: one seeded with 0, so that a report can be
-        printed again.
+        Source of the subset, the permutations and the halves. By default a generator seeded with 0,
+        so that a report is reproducible.
 
     Returns
     -------
     LayerSelection
-        The pair of highest score above its chance, with the grids behind it; prints as a table.
-        Reading it waits for a GPU.
+        Pair with the highest score above chance, and the grids it was chosen from; prints as a
+        table. Results are moved to the CPU, which synchronises with the GPU.
 
     Raises
     ------
     TypeError
         If an argument is of the wrong kind.
     ValueError
-        If the layers do not have the same 8 rows or more on the same device, or an option is out of
-        range, as in :func:`layer_similarity`, or no pair has a score that is a number.
+        If the numbers of rows or the devices of the layers differ, there are fewer than 8 rows, an
+        option is out of range, or no pair has a finite score.
 
     See Also
     --------
-    layer_similarity : The scores alone.
+    layer_similarity : Scores without the selection.
 
     References
     ----------
     Selection by mutual kNN: Gröger et al., NeurIPS 2025, arXiv 2506.16895. Calibration: Gröger et
     al., "Revisiting the Platonic Representation Hypothesis: An Aristotelian View", arXiv
-    2602.14486. The largest of many scores: Westfall and Young, "Resampling-Based Multiple Testing",
-    Wiley 1993.
+    2602.14486. Comparison of maxima: Westfall and Young, "Resampling-Based Multiple Testing", Wiley
+    1993.
 
     Examples
     --------
-    One pair of six is related, and the last two are not:
+    One of six pairs is related; the last pair is not:
 
     >>> g = torch.Generator().manual_seed(0)
     >>> xs = {name: torch.randn(300, 16, generator=g) for name in ("early", "middle", "late")}
@@ -95,87 +96,113 @@ def select_layers(
     >>> selection.x_name, selection.y_layer, round(selection.p_value, 3)
     ('middle', 0, 0.005)
     """
-    name = "select_layers"
-    x_layers, y_layers = as_layers(name, xs, ys, metric, k, rows=8)
-    check_count(name, "permutations", permutations)
-    check_count(name, "max_samples", max_samples, least=8)
+    function = "select_layers"
+    x_layers, y_layers = as_layers(function, xs, ys, metric, k, rows=8)
+    check_count(function, "permutations", permutations)
+    check_count(function, "max_samples", max_samples, least=8)
     generator = generator or torch.Generator().manual_seed(0)
-    n, device = len(x_layers[0]), x_layers[0].device
-    if n > max_samples:
-        sample = shuffled(n, generator)[:max_samples].to(device)
-        n, x_layers, y_layers = max_samples, taken(x_layers, sample), taken(y_layers, sample)
-    size = neighbourhood_size(name, k, n) if has_neighbours(metric) else None
+    x_layers, y_layers = subsample(x_layers, y_layers, max_samples, generator)
+    n = len(x_layers[0])
+    size = neighbourhood_size(function, k, n) if has_neighbours(metric) else None
+    comparison = Comparison(function, metric, size)
 
-    pairings = torch.stack([shuffled(n, generator) for _ in range(permutations)]).to(device)
-    measured = measure(name, x_layers, y_layers, pairings, metric=metric, k=size)
-    scores, null = measured.scores[0].cpu(), measured.scores[1:].cpu()
-    chance = None if measured.chance is None else measured.chance.cpu()
-    found = significance(scores, null, chance)
-    check_any_score(name, bool(found.excess.isfinite().any()))
-    best = int(found.excess.nan_to_num(-math.inf).argmax())
-    halves = half_scores(name, x_layers, y_layers, metric, size, generator)
-    repeat = stability(halves, found.chance, best)
+    shuffles = torch.stack([random_order(n, generator) for _ in range(permutations)])
+    measurement = measure(comparison, x_layers, y_layers, shuffles.to(x_layers[0].device))
+    scores, null = measurement.scores[0].cpu(), measurement.scores[1:].cpu()
+    chance = None if measurement.chance is None else measurement.chance.cpu()
+    evidence = significance(scores, null, chance)
+    check_finite_score(function, evidence.excess)
+    best = int(evidence.excess.nan_to_num(-math.inf).argmax())
+    halves = half_scores(comparison, x_layers, y_layers, generator)
+    repeats = stability(halves, evidence.chance, best)
 
-    i, j = divmod(best, len(y_layers))
-    best_score, last_score = scores[i, j].item(), scores[-1, -1].item()
-    selection = LayerSelection(
-        x_layer=i,
-        y_layer=j,
-        x_names=names(xs),
-        y_names=names(ys),
-        scores=scores,
-        chance=found.chance,
-        p_value=found.p_values[i, j].item(),
-        p_values=found.p_values,
-        q_values=found.q_values,
-        calibrated=found.calibrated,
-        best_score=best_score,
-        last_score=last_score,
-        gain=best_score - last_score,
-        gain_error=repeat.gain_error,
-        held_out_gain=repeat.held_out_gain,
-        stability=repeat.share,
-        x_stability=repeat.x_share,
-        y_stability=repeat.y_share,
-        warnings=(),
-        metric=metric if isinstance(metric, str) else getattr(metric, "__name__", repr(metric)),
-        k=size,
-        samples=n,
-        permutations=permutations,
-    )
-    return replace(
-        selection, warnings=tuple(concerns(selection, measured.tied, x_layers[-1], y_layers[-1]))
-    )
+    names = layer_names(xs), layer_names(ys)
+    pair = divmod(best, len(y_layers))
+    label = metric if isinstance(metric, str) else getattr(metric, "__name__", repr(metric))
+    selection = as_selection(pair, names, evidence, repeats, label, size, n, permutations)
+    warnings = concerns(selection, measurement.tied, x_layers[-1], y_layers[-1])
+    return replace(selection, warnings=tuple(warnings))
 
 
 def half_scores(
-    function: str,
-    xs: list[Tensor],
-    ys: list[Tensor],
-    metric: Metric,
-    k: int | None,
-    generator: torch.Generator,
+    comparison: Comparison, xs: list[Tensor], ys: list[Tensor], generator: torch.Generator
 ) -> Tensor:
-    """Compare all pairs of layers on both halves of random splits: (HALVINGS, 2, LA, LB)."""
+    """Scores of all pairs of layers on both halves of random splits: (HALVINGS, 2, LA, LB)."""
     n, device = len(xs[0]), xs[0].device
     half = n // 2
-    if k is not None:  # a neighbourhood of the same share of the rows
-        k = min(max(1, round(k * half / n)), half - 1)
+    if isinstance(comparison.k, int):  # the same share of the rows is a neighbourhood
+        k = min(max(1, round(comparison.k * half / n)), half - 1)
+        comparison = comparison._replace(k=k)
     scores = [
-        measure(function, taken(xs, sample), taken(ys, sample), None, metric=metric, k=k).scores[0]
+        measure(comparison, take_rows(xs, rows), take_rows(ys, rows)).scores[0]
         for _ in range(HALVINGS)
-        for sample in shuffled(n, generator)[: 2 * half].view(2, half).to(device)
+        for rows in random_order(n, generator)[: 2 * half].view(2, half).to(device)
     ]
     return torch.stack(scores).view(HALVINGS, 2, len(xs), len(ys)).cpu()
 
 
-def shuffled(n: int, generator: torch.Generator) -> Tensor:
+def as_selection(
+    pair: tuple[int, int],
+    names: tuple[tuple[str, ...], tuple[str, ...]],
+    evidence: Significance,
+    repeats: Stability,
+    metric: str,
+    k: int | None,
+    samples: int,
+    permutations: int,
+) -> LayerSelection:
+    """The result, still without warnings."""
+    best_score, last_score = evidence.scores[pair].item(), evidence.scores[-1, -1].item()
+    return LayerSelection(
+        # the choice
+        x_layer=pair[0],
+        y_layer=pair[1],
+        x_names=names[0],
+        y_names=names[1],
+        # every pair against chance
+        scores=evidence.scores,
+        chance=evidence.chance,
+        p_value=evidence.p_values[pair].item(),
+        p_values=evidence.p_values,
+        q_values=evidence.q_values,
+        calibrated=evidence.calibrated,
+        # the chosen pair against the last pair
+        best_score=best_score,
+        last_score=last_score,
+        gain=best_score - last_score,
+        gain_error=repeats.gain_error,
+        held_out_gain=repeats.held_out_gain,
+        # the choice on half of the samples
+        stability=repeats.share,
+        x_stability=repeats.x_share,
+        y_stability=repeats.y_share,
+        warnings=(),
+        # the settings
+        metric=metric,
+        k=k,
+        samples=samples,
+        permutations=permutations,
+    )
+
+
+def subsample(
+    xs: list[Tensor], ys: list[Tensor], largest: int, generator: torch.Generator
+) -> tuple[list[Tensor], list[Tensor]]:
+    """All rows, or a random subset of `largest` rows if there are more."""
+    n = len(xs[0])
+    if n <= largest:
+        return xs, ys
+    rows = random_order(n, generator)[:largest].to(xs[0].device)
+    return take_rows(xs, rows), take_rows(ys, rows)
+
+
+def random_order(n: int, generator: torch.Generator) -> Tensor:
     return torch.randperm(n, generator=generator, device=generator.device).cpu()
 
 
-def taken(layers: list[Tensor], rows: Tensor) -> list[Tensor]:
+def take_rows(layers: list[Tensor], rows: Tensor) -> list[Tensor]:
     return [layer[rows] for layer in layers]
 
 
-def names(layers: Layers) -> tuple[str, ...]:
+def layer_names(layers: Layers) -> tuple[str, ...]:
     return tuple(map(str, layers if isinstance(layers, Mapping) else range(len(layers))))

@@ -1,1 +1,1 @@
-"""How alike two sets of features are: higher is more alike, one value per batch."""
+"""How similar two feature sets are: one value per batch, higher is more similar."""

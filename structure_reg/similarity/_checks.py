@@ -1,4 +1,4 @@
-"""Every error of the similarities, in the voice of :mod:`structure_reg._checks`."""
+"""Errors of the similarities, worded as in :mod:`structure_reg._checks`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from structure_reg._checks import check_choice, check_count, check_device, check
 
 
 def check_row_mask(function: str, mask: Any, x: Tensor) -> None:
-    """Refuse a mask that is not a bool (n,) tensor beside x; None keeps all rows."""
+    """Refuse a mask that is not a bool (n,) tensor on the device of x; None keeps all rows."""
     if mask is None:
         return
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
@@ -26,22 +26,24 @@ def check_row_mask(function: str, mask: Any, x: Tensor) -> None:
     check_device(function, "mask and features", mask, x)
 
 
-def check_neighbours(
-    function: str, k: Any, rules: Collection[str], *, n: int | None = None
-) -> None:
-    """Refuse k that is not None, a rule or a count; once n is known, a count of 1 to n - 1."""
+def check_k_or_rule(function: str, k: Any, rules: Collection[str]) -> None:
+    """Refuse k that is not None, the name of a rule, or an integer of at least 1."""
     if isinstance(k, str):
         check_choice(function, "k", k, rules)
     elif k is not None:
         check_count(function, "k", k)
-        if n is not None and k >= n:
-            raise ValueError(
-                f"{function}: expected k < n, a row is not its own neighbour, got k = {k}, n = {n}"
-            )
+
+
+def check_k_below_rows(function: str, k: int, n: int) -> None:
+    if k >= n:
+        raise ValueError(
+            f"{function}: expected k < n because a row is not its own neighbour, "
+            f"got k = {k}, n = {n}"
+        )
 
 
 def check_share_or_count(function: str, name: str, value: Any) -> None:
-    """Refuse what is neither an integer of 1 or more nor a float in (0, 1]."""
+    """Refuse a value that is neither an integer of at least 1 nor a float in (0, 1]."""
     if isinstance(value, Integral):
         check_count(function, name, value)
     else:

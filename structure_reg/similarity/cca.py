@@ -1,4 +1,4 @@
-"""Canonical correlations: what is left when every invertible map of either side is forgiven."""
+"""Canonical correlations: similarity up to an invertible linear map of either side."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from torch import Tensor
 from structure_reg._checks import check_paired
 from structure_reg._precision import full_precision, promote
 from structure_reg.similarity._checks import check_share_or_count
-from structure_reg.similarity.directions import canonical, directions, leading
+from structure_reg.similarity.directions import (
+    canonical_correlations,
+    leading_directions,
+    principal_directions,
+)
 
 
 @torch.no_grad()
@@ -17,7 +21,8 @@ def cca(x: Tensor, y: Tensor) -> Tensor:
 
     .. math:: \frac1r \sum_{i=1}^{r} \rho_i, \qquad \rho = \text{singular values of } U_x^\top U_y
 
-    with :math:`U` an orthonormal basis of the centred columns, and r the smaller of the two ranks.
+    where :math:`U` is an orthonormal basis of the centred columns and r the smaller of the two
+    ranks.
 
     Parameters
     ----------
@@ -27,28 +32,29 @@ def cca(x: Tensor, y: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape ()
-        In [0, 1], 1 for any invertible affine map; symmetric; higher is more alike; float32, or
-        float64 if an input is, and without a gradient. NaN if a tensor is constant.
+        Value in [0, 1], with 1 for any invertible affine map; symmetric; higher is more similar.
+        float32, or float64 if an input is; no gradient. NaN if a tensor is constant.
 
-        Unrelated features of full rank have a mean *square* of max(dx, dy) / (n - 1), and at least
-        dx + dy - (n - 1) correlations of exactly 1: with n - 1 features or more it is always 1.
+        For unrelated features of full rank, the mean *squared* correlation is
+        max(dx, dy) / (n - 1), and at least dx + dy - (n - 1) correlations are exactly 1. With n - 1
+        or more features the value is always 1.
 
     Raises
     ------
     TypeError
         If an argument is not a floating tensor.
     ValueError
-        If the rows or devices do not fit, or n < 2.
+        If the numbers of rows or the devices differ, or n < 2.
 
     See Also
     --------
-    svcca : Of the leading principal components, for more features than samples.
-    pwcca : Weighted by what each correlation explains.
+    svcca : CCA of the leading principal components, for more features than samples.
+    pwcca : CCA weighted by how much each direction explains.
 
     Notes
     -----
-    In float64. Directions below max(n, d) times the resolution of the input dtype, or of float32
-    for half precision, relative to the largest, are not counted to the rank.
+    Computed in float64. The rank counts the singular values that exceed max(n, d) times the
+    machine epsilon of the input dtype (of float32 for half precision), relative to the largest.
 
     References
     ----------
@@ -64,8 +70,8 @@ def cca(x: Tensor, y: Tensor) -> Tensor:
     check_paired("cca", x=x, y=y)
     x, y = promote(x, y)
     with full_precision(x.device):
-        X, Y = directions(x), directions(y)
-        rho, _ = canonical(X, Y)
+        X, Y = principal_directions(x), principal_directions(y)
+        rho, _ = canonical_correlations(X, Y)
         return (rho.sum() / torch.minimum(X.rank, Y.rank)).to(x.dtype)
 
 
@@ -78,29 +84,29 @@ def svcca(x: Tensor, y: Tensor, *, keep: float | int = 0.99) -> Tensor:
     x, y : Tensor of shape (n, dx) and (n, dy)
         Features of the same n >= 2 samples.
     keep : float or int
-        A float in (0, 1]: the fewest components with this share of the variance, of each side for
-        itself. An integer: this many components, or as many as there are.
+        Components kept on each side. A float in (0, 1] keeps the fewest components that hold this
+        share of the variance; an integer keeps this many, or all if there are fewer.
 
     Returns
     -------
     Tensor of shape ()
-        In [0, 1], 1 for a rotation, a scale and a shift, but not for other linear maps: they change
-        which components lead; symmetric; higher is more alike; float32, or float64 if an input is,
-        and without a gradient. NaN if a tensor is constant.
+        Value in [0, 1], with 1 for a rotation, a scale and a shift, but not for other linear maps,
+        because they change which components lead; symmetric; higher is more similar. float32, or
+        float64 if an input is; no gradient. NaN if a tensor is constant.
 
-        Unrelated features have a mean *square* correlation of k / (n - 1) with k components each:
-        fix `keep` to a number to compare scores.
+        For unrelated features and k components on each side, the mean *squared* correlation is
+        k / (n - 1). To compare scores, set `keep` to an integer.
 
     Raises
     ------
     TypeError
         If an argument is of the wrong kind.
     ValueError
-        If the rows or devices do not fit, n < 2, or `keep` is out of range.
+        If the numbers of rows or the devices differ, n < 2, or `keep` is out of range.
 
     See Also
     --------
-    cca : Of all components.
+    cca : Mean canonical correlation of all components.
 
     References
     ----------
@@ -118,18 +124,18 @@ def svcca(x: Tensor, y: Tensor, *, keep: float | int = 0.99) -> Tensor:
     check_share_or_count("svcca", "keep", keep)
     x, y = promote(x, y)
     with full_precision(x.device):
-        X, Y = leading(directions(x), keep), leading(directions(y), keep)
-        rho, _ = canonical(X, Y)
+        X, Y = (leading_directions(principal_directions(z), keep) for z in (x, y))
+        rho, _ = canonical_correlations(X, Y)
         return (rho.sum() / torch.minimum(X.rank, Y.rank)).to(x.dtype)
 
 
 @torch.no_grad()
 def pwcca(x: Tensor, y: Tensor) -> Tensor:
-    r"""Mean canonical correlation, weighted by how much of `x` each direction explains.
+    r"""Mean canonical correlation weighted by how much of `x` each direction explains.
 
     .. math:: \sum_i w_i \rho_i, \qquad w_i \propto \sum_j |\langle h_i, x_j \rangle|
 
-    with :math:`h_i` the canonical variates of x and :math:`x_j` its centred columns.
+    where :math:`h_i` are the canonical variates of x and :math:`x_j` its centred columns.
 
     Parameters
     ----------
@@ -139,22 +145,22 @@ def pwcca(x: Tensor, y: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape ()
-        In [0, 1], 1 for any invertible affine map of `y` and any scale and shift of `x`; **not**
-        symmetric, and a rotation of `x` changes the weights; higher is more alike; float32, or
-        float64 if an input is, and without a gradient. NaN if a tensor is constant.
+        Value in [0, 1], with 1 for any invertible affine map of `y` and any scale and shift of `x`.
+        **Not** symmetric, and a rotation of `x` changes the weights. Higher is more similar.
+        float32, or float64 if an input is; no gradient. NaN if a tensor is constant.
 
-        Unrelated features score as in :func:`cca`: 1 with n - 1 features or more.
+        Unrelated features score as in :func:`cca`: 1 with n - 1 or more features.
 
     Raises
     ------
     TypeError
         If an argument is not a floating tensor.
     ValueError
-        If the rows or devices do not fit, or n < 2.
+        If the numbers of rows or the devices differ, or n < 2.
 
     See Also
     --------
-    cca : With equal weights.
+    cca : The unweighted mean.
 
     References
     ----------
@@ -163,7 +169,7 @@ def pwcca(x: Tensor, y: Tensor) -> Tensor:
 
     Examples
     --------
-    `y` is the loud column of `x`, and noise:
+    `y` contains the dominant column of `x`, and noise:
 
     >>> g = torch.Generator().manual_seed(0)
     >>> x = torch.randn(100, 3, generator=g) * torch.tensor([100.0, 1.0, 1.0])
@@ -174,9 +180,9 @@ def pwcca(x: Tensor, y: Tensor) -> Tensor:
     check_paired("pwcca", x=x, y=y)
     x, y = promote(x, y)
     with full_precision(x.device):
-        X, Y = directions(x), directions(y)
-        rho, h = canonical(X, Y)
+        X, Y = principal_directions(x), principal_directions(y)
+        rho, h = canonical_correlations(X, Y)
         w = (h.mT @ X.centered).abs().sum(1)  # (m,), zero for directions beyond the rank
-        among = torch.arange(len(rho), device=x.device) < torch.minimum(X.rank, Y.rank)
-        w = torch.where(among, w[: len(rho)], 0)
+        counted = torch.arange(len(rho), device=x.device) < torch.minimum(X.rank, Y.rank)
+        w = torch.where(counted, w[: len(rho)], 0)
         return ((w * rho).sum() / w.sum()).to(x.dtype)

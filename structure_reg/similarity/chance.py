@@ -1,4 +1,4 @@
-"""What CKA is when the features have nothing to do with each other, in closed form."""
+"""Mean and standard deviation of CKA for unrelated features, in closed form."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Chance(NamedTuple):
     Attributes
     ----------
     mean, sd : Tensor of shape (LA, LB)
-        Of every pair of layers.
+        One entry for every pair of layers.
     """
 
     mean: Tensor
@@ -36,37 +36,38 @@ def cka_chance(
     kernel: str = "linear",
     debiased: bool = True,
 ) -> Chance:
-    r"""Mean and standard deviation of :func:`cka` over all n! pairings of the rows, exactly.
+    r"""Exact mean and standard deviation of :func:`cka` over all n! pairings of the rows.
 
-    Debiased, they are 0 and :math:`\sqrt{2 / (n (n - 3))}` whatever the features. Biased, with
-    :math:`T, T_2, S` the sums of the diagonal, of all squares and of the squared diagonal of the
-    centred kernel matrix of x, and :math:`U, U_2, V` those of y [1]_:
+    For the debiased form they are 0 and :math:`\sqrt{2 / (n (n - 3))}`, whatever the features are.
+    For the biased form, let :math:`T, T_2, S` be the sums of the diagonal, of all squares and of
+    the squared diagonal of the centred kernel matrix of x, and :math:`U, U_2, V` those of y. Then
+    [1]_
 
     .. math::
         \mu &= \frac{T U}{(n - 1) \sqrt{T_2 U_2}} \\
         T_2 U_2 \sigma^2 &= \frac{2 A(T, T_2) A(U, U_2)}{(n - 1)^2 (n + 1) (n - 2)}
             + \frac{B(T, T_2, S) B(U, U_2, V)}{(n + 1) n (n - 1) (n - 2) (n - 3)}
 
-    with :math:`A(T, T_2) = (n - 1) T_2 - T^2` and
+    where :math:`A(T, T_2) = (n - 1) T_2 - T^2` and
     :math:`B(T, T_2, S) = n (n + 1) S - (n - 1) (T^2 + 2 T_2)`.
 
     Parameters
     ----------
     xs, ys : sequence of Tensor of shape (n, d)
-        Layers over the same n >= 4 samples.
+        Layers of the two encoders for the same n >= 4 samples.
     kernel, debiased
-        As in :func:`cka`.
+        Form of CKA, as in :func:`cka`.
 
     Returns
     -------
     Chance
-        The mean and the standard deviation of each pair, without a gradient. The distribution is
-        skewed: a p-value needs permutations, as in :func:`select_layers`.
+        Mean and standard deviation for each pair of layers; no gradient. The distribution is
+        skewed, so a p-value needs permutations, as in :func:`select_layers`.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`layer_similarity`.
+        For the same reasons as in :func:`layer_similarity`.
 
     References
     ----------
@@ -102,7 +103,7 @@ def cka_chance(
 
 
 def moments(layers: Sequence[Layer]) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each centred kernel matrix: trace, sum of squares, sum of the squared diagonal."""
+    """Trace, sum of squares, and sum of the squared diagonal of each centred kernel matrix."""
     inner, margins = gram_sums(layers)
     diagonal = centered_diagonal(margins)  # (L, n)
     squares = hsic(inner, margins, margins, debiased=False).diagonal()

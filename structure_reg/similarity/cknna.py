@@ -1,4 +1,4 @@
-"""CKA of what two sides agree is near: its kernels are masked to the shared neighbours."""
+"""CKA with kernels masked to the neighbours that both sides share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn.functional import embedding_bag
 
 from structure_reg.similarity.nearest import Neighbours
 from structure_reg.similarity.neighbours import knn_pair
-from structure_reg.similarity.overlap import edges, undefined
+from structure_reg.similarity.overlap import edge_blocks, nan_grid
 
 
 def cknna(
@@ -22,8 +22,8 @@ def cknna(
         \frac{h(M \circ K, M \circ L)}{\sqrt{h(M_x \circ K, M_x \circ K)\,
         h(M_y \circ L, M_y \circ L)}}, \qquad M = M_x \circ M_y
 
-    with K and L the cosines of the rows of either side, :math:`(M_x)_{ij}` 1 where j is one of the
-    k nearest rows to i and 0 elsewhere, and the debiased criterion
+    where K and L hold the cosines between the rows of each side, :math:`(M_x)_{ij}` is 1 if j is
+    one of the k nearest rows to i and 0 otherwise, and h is the debiased criterion
 
     .. math::
         h(A, B) = \langle A, B \rangle - \tfrac{2}{n-2} \, A 1 \cdot B 1
@@ -34,33 +34,33 @@ def cknna(
     x, y : Tensor of shape (n, dx), (n, dy)
         Paired features, as in :func:`mutual_knn`, n >= 4.
     k : int or {"rice", "sqrt", "sturges"}, optional
-        Size of a neighbourhood, as in :func:`mutual_knn`.
+        Number of neighbours, as in :func:`mutual_knn`.
     mask : Tensor of shape (n,), optional
-        Of bool: which rows take part.
+        Bool mask of the rows to use, as in :func:`mutual_knn`.
 
     Returns
     -------
     Tensor of shape ()
-        1 for equal sides and for a rotation, about k / (n - 1) by chance; not bounded by 1;
-        symmetric; higher is more alike; float32 or float64, without gradient. Invariant as
-        :func:`mutual_knn`. NaN if an input holds one, or if k is so near to n that the denominator
-        is not positive.
+        Value of 1 for equal sides and for a rotation, and of about k / (n - 1) by chance; not
+        bounded by 1; symmetric; higher is more similar. float32, or float64 if an input is; no
+        gradient. Same invariances as :func:`mutual_knn`. NaN if an input contains NaN, or if k is
+        so close to n that the denominator is not positive.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`mutual_knn`, or if n < 4.
+        For the same reasons as in :func:`mutual_knn`, or if n < 4.
 
     See Also
     --------
-    cka : Near and far pairs alike.
-    mutual_knn : The shared neighbours counted, each the same.
+    cka : Compares all pairs of rows, near and far.
+    mutual_knn : Counts the shared neighbours without weights.
 
     References
     ----------
-    Huh et al., "The Platonic Representation Hypothesis", ICML 2024, arXiv 2405.07987. A neighbour
-    relation is not symmetric, and their code pairs :math:`A_{ij}` with :math:`B_{ji}`; here it is
-    :math:`B_{ij}`, as in the definition.
+    Huh et al., "The Platonic Representation Hypothesis", ICML 2024, arXiv 2405.07987. The neighbour
+    relation is not symmetric. Their code pairs :math:`A_{ij}` with :math:`B_{ji}`; this function
+    pairs it with :math:`B_{ij}`, as in the definition.
 
     Examples
     --------
@@ -78,25 +78,22 @@ def cknna_grid(xs: Sequence[Neighbours], ys: Sequence[Neighbours], permutations:
     L = [layer.cosine.float() for layer in ys]
     shape = len(permutations), LA, LB
     inner, rows, K_sum, L_sum = (K.new_zeros(shape, dtype=torch.float64) for _ in range(4))
-    for found in edges(xs, ys, permutations, [*[1.0] * LB, *L]):
-        b = found.permutation
-        K_rows = K[:, found.rows].view_as(found.places)
-        weighted = embedding_bag(
-            found.places, found.table, mode="sum", per_sample_weights=K_rows
-        ).view(LA, -1, 2, LB)
-        r_L = embedding_bag(found.places, found.table[:, LB:], mode="sum").view(LA, -1, LB)
-        r_K, K_L = weighted.double().unbind(2)  # (LA, t, LB)
+    for b, rows_x, places, table in edge_blocks(xs, ys, permutations, [*[1.0] * LB, *L]):
+        K_edges = K[:, rows_x].view_as(places)
+        weighted = embedding_bag(places, table, mode="sum", per_sample_weights=K_edges)
+        r_L = embedding_bag(places, table[:, LB:], mode="sum").view(LA, -1, LB)
+        r_K, K_L = weighted.view(LA, -1, 2, LB).double().unbind(2)  # (LA, t, LB)
         inner[b] += K_L.sum(1)
         rows[b] += (r_K * r_L).sum(1)
         K_sum[b] += r_K.sum(1)
         L_sum[b] += r_L.sum(1, dtype=torch.float64)
     h = criterion(inner, rows, K_sum, L_sum, n)
     x_self, y_self = (torch.stack([self_criterion(layer) for layer in side]) for side in (xs, ys))
-    return h / (x_self[:, None] * y_self).sqrt() + undefined(xs, ys)
+    return h / (x_self[:, None] * y_self).sqrt() + nan_grid(xs, ys)
 
 
 def self_criterion(layer: Neighbours) -> Tensor:
-    """h of one side with itself, masked to its own neighbours."""
+    """The criterion of one side with itself, masked to its own neighbours."""
     K = layer.cosine.double()  # (n, k)
     r_K = K.sum(1)
     return criterion(K.square().sum(), r_K.square().sum(), r_K.sum(), r_K.sum(), len(K))

@@ -1,4 +1,4 @@
-"""Principal directions of features, and the angles between those of two sets."""
+"""Principal directions of features, and the angles between those of two feature sets."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ from structure_reg._gram import center_and_scale, finite_or_zero
 
 
 class Directions(NamedTuple):
-    """Centred features by their singular value decomposition, in float64.
+    """Singular value decomposition of centred features, in float64.
 
-    Directions that are not counted stay as zero columns: a shape does not depend on a value.
+    Directions that are dropped remain as zero columns, so that no shape depends on a value.
     """
 
     centered: Tensor  # (n, d)
-    U: Tensor  # (n, m) orthonormal columns, then zero ones
+    U: Tensor  # (n, m) orthonormal columns, then zero columns
     scales: Tensor  # (m,) singular values, descending
-    rank: Tensor  # (): columns that are not zero
+    rank: Tensor  # (): number of nonzero columns
 
 
-def directions(x: Tensor) -> Directions:
-    """All directions that x has at the resolution of its dtype."""
+def principal_directions(x: Tensor) -> Directions:
+    """All directions that the dtype of x can resolve."""
     centered = finite_or_zero(center_and_scale(x)).double()
     U, scales, _ = torch.linalg.svd(centered, full_matrices=False)
     smallest = scales[0] * max(x.shape) * torch.finfo(x.dtype).eps
-    return counted(centered, U, scales, scales > smallest)
+    return keep_columns(centered, U, scales, scales > smallest)
 
 
-def leading(X: Directions, keep: float | int) -> Directions:
-    """The first `keep` of them, or the fewest with a share `keep` of the variance."""
+def leading_directions(X: Directions, keep: float | int) -> Directions:
+    """The first `keep` directions, or the fewest that hold a share `keep` of the variance."""
     if isinstance(keep, int):
-        chosen = torch.arange(len(X.scales), device=X.scales.device) < keep
+        leading = torch.arange(len(X.scales), device=X.scales.device) < keep
     else:
         variance = X.scales.square()
         before = variance.cumsum(0) - variance
-        chosen = before < keep * variance.sum()
-    return counted(X.centered, X.U, X.scales, chosen & (X.U != 0).any(0))
+        leading = before < keep * variance.sum()
+    return keep_columns(X.centered, X.U, X.scales, leading & (X.U != 0).any(0))
 
 
-def counted(centered: Tensor, U: Tensor, scales: Tensor, chosen: Tensor) -> Directions:
-    return Directions(centered, U * chosen, scales, chosen.sum())
+def keep_columns(centered: Tensor, U: Tensor, scales: Tensor, kept: Tensor) -> Directions:
+    return Directions(centered, U * kept, scales, kept.sum())
 
 
-def canonical(X: Directions, Y: Directions) -> tuple[Tensor, Tensor]:
-    """Correlations, (m,) descending and then zeros, and the variates of x, (n, m)."""
+def canonical_correlations(X: Directions, Y: Directions) -> tuple[Tensor, Tensor]:
+    """Correlations, (m,), descending and then zero, and the canonical variates of x, (n, m)."""
     A, rho, _ = torch.linalg.svd(X.U.mT @ Y.U, full_matrices=False)
     return rho.clamp_max(1), X.U @ A

@@ -1,4 +1,4 @@
-"""The linear kernel when there are many more samples than features: products of features."""
+"""The linear kernel for many more samples than features: inner products from the features."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from structure_reg._precision import promote
 from structure_reg._tiles import tile_rows
 from structure_reg.similarity.grams import Layer, Margins, linear_margins
 
-ROWS = 4096  # of one product in float32; what is summed over more of them is in float64
+ROWS = 4096  # rows of one float32 product; products are summed in float64
 
 
 def features_are_cheaper(layers: Sequence[Layer], pairs: Collection[tuple[int, int]]) -> bool:
-    """Count multiplications: n p q for a pair, n^2/2 for each feature and each pair of a tile."""
+    """Compare multiplications: n p q per pair, or n^2 / 2 per feature and per pair of layers."""
     if layers[0].rate is not None:
         return False
     n, widths = layers[0].x.shape[0], [layer.x.shape[1] for layer in layers]
@@ -27,7 +27,7 @@ def features_are_cheaper(layers: Sequence[Layer], pairs: Collection[tuple[int, i
 def feature_sums(
     layers: Sequence[Layer], pairs: Collection[tuple[int, int]]
 ) -> tuple[Tensor, Margins]:
-    """As :func:`gram_sums`, by <K, L> = |X^T Y|^2, and NaN where no pair is asked for."""
+    """:func:`gram_sums` by <K, L> = |X^T Y|^2, with NaN for all pairs that are not in `pairs`."""
     margins = linear_margins(layers)
     inner = margins.rows.new_full((len(layers), len(layers)), math.nan)
     for l, m in pairs:
@@ -36,7 +36,7 @@ def feature_sums(
 
 
 def squared_product(x: Tensor, y: Tensor) -> Tensor:
-    """|X^T Y|^2 in float64, for as many columns of x at a time as the tile budget allows."""
+    """|X^T Y|^2 in float64, for as many columns of x at once as the tile budget allows."""
     columns = tile_rows(16 * y.shape[1])
     total = x.new_zeros((), dtype=torch.float64)
     for block in torch.split(x, columns, 1):

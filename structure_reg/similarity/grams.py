@@ -1,7 +1,8 @@
-"""Kernel matrices of many layers, tile by tile: all their inner products in one pass.
+"""Inner products between the kernel matrices of many layers, in one pass over their tiles.
 
-A tile is one block of rows against another, of every layer at once. It is multiplied with itself
-over the layers and dropped, so scratch grows with neither the samples nor the number of pairs.
+A tile pairs one block of rows with another, for all layers at once. Its inner products between
+layers are added up and the tile is discarded, so scratch memory grows with neither the number of
+samples nor the number of pairs.
 """
 
 from __future__ import annotations
@@ -22,24 +23,24 @@ from structure_reg.similarity.bandwidth import median_squared_distance
 
 KERNELS = ("linear", "rbf")
 
-# Larger tiles waste products below the diagonal, smaller ones time between the products.
+# Larger tiles waste products below the diagonal; smaller ones waste time between the products.
 WIDEST_TILE = 256
 
-# exp(-rate distance) is this far below 1 at the median distance, where most distances are in many
-# dimensions. The kernel is measured from there, exp(1/2 - rate distance) - 1: centring cannot tell,
-# and what varies keeps its digits.
+# rate * distance at the median distance, near which most distances lie in many dimensions. The
+# kernel is computed as exp(1/2 - rate * distance) - 1, so that small variations around the median
+# keep their digits. Centring removes the -1, and CKA ignores the factor.
 MEDIAN_EXPONENT = 0.5
 
 
 class Layer(NamedTuple):
-    """Centred and scaled rows, and the rate of the kernel on them."""
+    """Centred and scaled rows, and the rate of their kernel."""
 
     x: Tensor  # (n, d)
     rate: Tensor | None  # (): 1 / (2 sigma^2) for "rbf", None for "linear"
 
 
 class Margins(NamedTuple):
-    """Row sums off the diagonal, and the diagonal, of L kernel matrices in float64."""
+    """Row sums without the diagonal, and the diagonal, of L kernel matrices in float64."""
 
     rows: Tensor  # (L, n): sum over j != i of K_ij
     diagonal: Tensor  # (L, n): K_ii
@@ -56,7 +57,7 @@ def prepare(x: Tensor, kernel: str) -> Layer:
 
 
 def kernel_tile(layer: Layer, a: slice, b: slice) -> Tensor:
-    """K[a, b], zero where a row meets itself if a == b."""
+    """K[a, b], with zeros on the diagonal if a == b."""
     x, rate = layer
     K = x[a] @ x[b].mT if rate is None else MEDIAN_EXPONENT - rate * squared_distances(x[a], x[b])
     if a == b:
@@ -67,11 +68,11 @@ def kernel_tile(layer: Layer, a: slice, b: slice) -> Tensor:
 def gram_sums(layers: Sequence[Layer]) -> tuple[Tensor, Margins]:
     """Sums over i != j of K_ij L_ij for all pairs of layers, (L, L) in float64, and the margins.
 
-    The gradient recomputes the tiles, rather than keeping more of them than the budget allows.
+    The backward pass recomputes the tiles if keeping them would exceed the tile budget.
     """
     n, device = layers[0].x.shape[0], layers[0].x.device
     itemsize = max(layer.x.element_size() for layer in layers)
-    entries = tile_rows(2 * itemsize * len(layers))  # of all layers, twice
+    entries = tile_rows(2 * itemsize * len(layers))  # two tiles of all layers
     side = min(WIDEST_TILE, math.isqrt(entries))
     differentiable = torch.is_grad_enabled() and any(layer.x.requires_grad for layer in layers)
     recompute = differentiable and n * n > entries
@@ -98,10 +99,10 @@ def tile_sums(a: slice, b: slice, layers: Sequence[Layer]) -> tuple[Tensor, Tens
     flat = K.flatten(1)
     products = (flat @ flat.mT).double()
     if layers[0].rate is None:
-        return products, K, K  # the margins are known
+        return products, K, K  # the sums are not used: linear margins are known
     return products, K.sum(2).double(), K.sum(1).double()
 
 
 def linear_margins(layers: Sequence[Layer]) -> Margins:
     diagonal = torch.stack([square_norms(layer.x).double() for layer in layers])
-    return Margins(-diagonal, diagonal)  # each row of a centred Gram matrix sums to 0
+    return Margins(-diagonal, diagonal)  # rows of a centred Gram matrix sum to 0

@@ -1,4 +1,4 @@
-r"""The Hilbert-Schmidt independence criterion, from the sums of two kernel matrices."""
+r"""The Hilbert-Schmidt independence criterion, from sums over two kernel matrices."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from structure_reg.similarity.grams import Margins
 
 
 def hsic(inner: Tensor, x: Margins, y: Margins, *, debiased: bool) -> Tensor:
-    r"""HSIC of every kernel of `x` with every one of `y`, up to one factor of n.
+    r"""HSIC of every kernel of `x` with every kernel of `y`, up to a factor that depends on n.
 
-    With :math:`r` the row sums and :math:`s` the sum of the kernel matrix, off the diagonal if
-    debiased [1]_ and all of it if not:
+    Let :math:`r` be the row sums and :math:`s` the sum of a kernel matrix: without the diagonal in
+    the debiased form h [1]_, with it in the biased form D.
 
     .. math::
         h = \sum_{i \ne j} K_{ij} L_{ij} - \tfrac{2}{n-2} r_K \cdot r_L
@@ -22,11 +22,12 @@ def hsic(inner: Tensor, x: Margins, y: Margins, *, debiased: bool) -> Tensor:
     Parameters
     ----------
     inner : Tensor of shape (..., LA, LB)
-        Off-diagonal inner products of the kernels as they are paired.
+        Inner products of the kernels without their diagonals.
     x, y : Margins
-        Their row sums and diagonals, (..., LA, n) and (..., LB, n), in the same order.
+        Row sums and diagonals of the kernels, (..., LA, n) and (..., LB, n), rows in the same
+        order.
     debiased : bool
-        h, or D.
+        Form of the criterion: h if true, D otherwise.
 
     References
     ----------
@@ -35,14 +36,14 @@ def hsic(inner: Tensor, x: Margins, y: Margins, *, debiased: bool) -> Tensor:
     n = x.rows.shape[-1]
     if debiased:
         r_K, r_L = x.rows, y.rows
-        through_rows, through_all = 2 / (n - 2), 1 / ((n - 1) * (n - 2))
+        row_factor, total_factor = 2 / (n - 2), 1 / ((n - 1) * (n - 2))
     else:
         r_K, r_L = x.rows + x.diagonal, y.rows + y.diagonal
-        through_rows, through_all = 2 / n, 1 / n**2
+        row_factor, total_factor = 2 / n, 1 / n**2
         inner = inner + x.diagonal @ y.diagonal.mT
     s_K, s_L = r_K.sum(-1), r_L.sum(-1)
-    h: Tensor = inner - through_rows * (r_K @ r_L.mT)
-    return h + through_all * s_K[..., :, None] * s_L[..., None, :]  # (..., LA, LB)
+    h: Tensor = inner - row_factor * (r_K @ r_L.mT)
+    return h + total_factor * s_K[..., :, None] * s_L[..., None, :]  # (..., LA, LB)
 
 
 def centered_diagonal(x: Margins) -> Tensor:

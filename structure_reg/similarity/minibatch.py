@@ -1,4 +1,4 @@
-"""Minibatch CKA, the average of CKA's terms over batches: :class:`MinibatchCKA`."""
+"""Minibatch CKA, which averages the terms of CKA over batches: :class:`MinibatchCKA`."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from structure_reg.similarity.hsic import hsic
 
 
 class MinibatchCKA:
-    r"""Linear CKA as a ratio of averages over batches, which is not :func:`cka` of all samples.
+    r"""Linear CKA as a ratio of averages over batches; differs from :func:`cka` of all samples.
 
     .. math:: \frac{\sum_b h(K_b, L_b)}{\sqrt{\sum_b h(K_b, K_b)}\, \sqrt{\sum_b h(L_b, L_b)}}
 
-    with h the debiased estimator on one batch of m rows, divided by m (m - 3). Each of the three
-    sums is right on average for any batch size, and noisy: samples that never meet in a batch are
-    never compared. For the value itself see :class:`CKA`, which needs memory for the squares of
-    the widths.
+    where h is the debiased estimator on one batch of m rows, divided by m (m - 3). Each of the
+    three sums is unbiased for any batch size, but noisy: samples from different batches are never
+    compared. For the exact value use :class:`CKA`, whose memory grows with the squared widths.
 
     See Also
     --------
-    CKA : The value of all samples at once, exactly.
+    CKA : Exact value of :func:`cka` for samples that arrive in batches.
 
     Notes
     -----
-    Keeps four numbers; sums are float64. No gradient.
+    The state is four numbers, summed in float64. No gradient.
 
     References
     ----------
@@ -51,24 +50,25 @@ class MinibatchCKA:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all batches."""
+        """Discard all batches."""
         self.batches = 0
 
     @torch.no_grad()
     def update(self, x: Tensor, y: Tensor) -> None:
-        """Add the terms of a batch; a row of `x` and of `y` are one sample.
+        """Add the terms of one batch.
 
         Parameters
         ----------
         x, y : Tensor of shape (m, dx) and (m, dy)
-            Any m >= 4: a last batch of fewer rows has no estimate, leave it out.
+            Features of the same m >= 4 samples. Skip a last batch with fewer rows: it has no
+            estimate.
 
         Raises
         ------
         TypeError
             If an argument is not a floating tensor.
         ValueError
-            If the rows or devices do not fit, or m < 4.
+            If the numbers of rows or the devices differ, or m < 4.
         """
         check_paired("MinibatchCKA.update", rows=4, x=x, y=y)
         if self.batches == 0:
@@ -76,7 +76,7 @@ class MinibatchCKA:
             self.terms = x.new_zeros(2, 2, dtype=torch.float64)
         m = x.shape[0]
         with full_precision(x.device):
-            # Not scaled as in cka(): the batches have to stay comparable. Float64 has the range.
+            # No scaling as in cka(): batches must stay comparable, and float64 has the range.
             layers = [Layer(center(z.double() - z[0].double()), None) for z in (x, y)]
             inner, margins = gram_sums(layers)
             self.terms += hsic(inner, margins, margins, debiased=True) / (m * (m - 3))
@@ -84,12 +84,12 @@ class MinibatchCKA:
 
     @torch.no_grad()
     def compute(self) -> Tensor:
-        """Return the ratio over all batches so far, of shape ().
+        """Return the ratio over all batches so far, a tensor of shape ().
 
         Raises
         ------
         ValueError
-            If there was none.
+            If there has been no batch.
         """
         check_count("MinibatchCKA.compute", "batches", self.batches)
         h = self.terms

@@ -1,6 +1,7 @@
 """The kNN metrics that count shared neighbours: mutual, Jaccard and cycle.
 
-:func:`mutual_knn` is the pair, :func:`mutual_grid` every pair of layers under every permutation.
+:func:`mutual_knn` evaluates one pair, :func:`mutual_grid` every pair of layers under every
+permutation of the rows.
 """
 
 from __future__ import annotations
@@ -22,42 +23,42 @@ Grid = Callable[[Sequence[Neighbours], Sequence[Neighbours], Tensor], Tensor]
 def mutual_knn(
     x: Tensor, y: Tensor, *, k: int | str | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    r"""Share of each row's k nearest neighbours that both sides agree on, averaged over the rows.
+    r"""Share of the k nearest neighbours of a row that both sides agree on, averaged over rows.
 
     .. math:: \frac1n \sum_i \frac{|N_x(i) \cap N_y(i)|}{k}
 
-    with :math:`N(i)` the k rows of largest cosine to row i, itself excluded.
+    where :math:`N(i)` holds the k rows with the largest cosine to row i, without row i itself.
 
     Parameters
     ----------
     x, y : Tensor of shape (n, dx), (n, dy)
-        Paired features, n >= 2; row i of `x` belongs to row i of `y`.
+        Paired features of n >= 2 samples; row i of `x` belongs to row i of `y`.
     k : int or {"rice", "sqrt", "sturges"}, optional
-        Size of a neighbourhood, below n. A rule makes it of n: None and "rice" are
-        :math:`\lceil 2 \sqrt[3]{n} \rceil`, "sqrt" :math:`\lceil \sqrt n \rceil`, "sturges"
-        :math:`\lceil \log_2 n + 1 \rceil`.
+        Number of neighbours, below n, or the name of a rule that computes it from n:
+        :math:`\lceil 2 \sqrt[3]{n} \rceil` for "rice" and None, :math:`\lceil \sqrt n \rceil` for
+        "sqrt", :math:`\lceil \log_2 n + 1 \rceil` for "sturges".
     mask : Tensor of shape (n,), optional
-        Of bool: rows where it is False are no rows, nor neighbours of any, and n counts the others.
-        Reading it waits for a GPU.
+        Bool mask of the rows to use. Other rows are dropped before neighbours are searched, and n
+        does not count them. Indexing with it synchronises with the GPU.
 
     Returns
     -------
     Tensor of shape ()
-        In [0, 1]; symmetric; higher is more alike; k / (n - 1) by chance, so values of different n
-        or k do not compare; float32, or float64 if an input is; without gradient. Unchanged by a
-        rotation and by a positive scale per row, not by a translation. NaN if an input holds one.
-        Where rows are equal their order is arbitrary: see :func:`tie_fraction`.
+        Value in [0, 1]; symmetric; higher is more similar. It is k / (n - 1) by chance, so values
+        for different n or k are not comparable. float32, or float64 if an input is; no gradient.
+        Invariant to a rotation and to a positive scale per row, but not to a translation. NaN if an
+        input contains NaN. The order of equal rows is arbitrary: see :func:`tie_fraction`.
 
     Raises
     ------
     TypeError
         If an argument is of the wrong kind.
     ValueError
-        If the shapes, rows or devices do not fit, or k is not in 1 to n - 1.
+        If the shapes, numbers of rows or devices do not match, or k is not in 1 to n - 1.
 
     See Also
     --------
-    layer_similarity : All pairs of layers at once.
+    layer_similarity : Similarity of all pairs of layers at once.
 
     References
     ----------
@@ -65,7 +66,7 @@ def mutual_knn(
 
     Examples
     --------
-    A rotation keeps every neighbour, unrelated features keep k / (n - 1) of them:
+    A rotation keeps every neighbour; unrelated features keep a share of k / (n - 1):
 
     >>> g = torch.Generator().manual_seed(0)
     >>> x = torch.randn(1000, 16, generator=g)
@@ -81,7 +82,7 @@ def mutual_knn(
 def jaccard_knn(
     x: Tensor, y: Tensor, *, k: int | str | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    r"""Jaccard index of both sides' k nearest neighbours, averaged over the rows.
+    r"""Jaccard index between the k nearest neighbours on both sides, averaged over the rows.
 
     .. math:: \frac1n \sum_i \frac{|N_x(i) \cap N_y(i)|}{|N_x(i) \cup N_y(i)|}
 
@@ -90,25 +91,25 @@ def jaccard_knn(
     x, y : Tensor of shape (n, dx), (n, dy)
         Paired features, as in :func:`mutual_knn`.
     k : int or {"rice", "sqrt", "sturges"}, optional
-        Size of a neighbourhood, as in :func:`mutual_knn`.
+        Number of neighbours, as in :func:`mutual_knn`.
     mask : Tensor of shape (n,), optional
-        Of bool: which rows take part.
+        Bool mask of the rows to use, as in :func:`mutual_knn`.
 
     Returns
     -------
     Tensor of shape ()
-        In [0, 1], at most :func:`mutual_knn`; symmetric; higher is more alike; about
-        k / (2 (n - 1) - k) by chance; float32 or float64, without gradient. Invariant as
-        :func:`mutual_knn`. NaN if an input holds one.
+        Value in [0, 1], at most :func:`mutual_knn`; symmetric; higher is more similar; about
+        k / (2 (n - 1) - k) by chance. float32, or float64 if an input is; no gradient. Same
+        invariances as :func:`mutual_knn`. NaN if an input contains NaN.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`mutual_knn`.
+        For the same reasons as in :func:`mutual_knn`.
 
     See Also
     --------
-    mutual_knn : Over k instead of the union.
+    mutual_knn : Divides by k instead of the size of the union.
 
     References
     ----------
@@ -117,7 +118,7 @@ def jaccard_knn(
 
     Examples
     --------
-    Of two neighbours each, one shared: 1 of 2 is mutual, 1 of 3 is the Jaccard index.
+    If one of two neighbours is shared, mutual kNN is 1/2 and the Jaccard index is 1/3:
 
     >>> angles = torch.tensor([0.0, 40.0, 80.0, 120.0]).deg2rad()
     >>> x = torch.stack([angles.cos(), angles.sin()], 1)
@@ -131,7 +132,7 @@ def jaccard_knn(
 def cycle_knn(
     x: Tensor, y: Tensor, *, k: int | str | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    r"""Share of the rows from which a step to a neighbour in y and one in x can lead back.
+    r"""Share of rows that a step to a neighbour in y and a step to one in x can return to.
 
     .. math:: \frac1n \sum_i \bigl[ \exists \, j \in N_y(i) : i \in N_x(j) \bigr]
 
@@ -140,25 +141,26 @@ def cycle_knn(
     x, y : Tensor of shape (n, dx), (n, dy)
         Paired features, as in :func:`mutual_knn`.
     k : int or {"rice", "sqrt", "sturges"}, optional
-        Size of a neighbourhood, as in :func:`mutual_knn`.
+        Number of neighbours, as in :func:`mutual_knn`.
     mask : Tensor of shape (n,), optional
-        Of bool: which rows take part.
+        Bool mask of the rows to use, as in :func:`mutual_knn`.
 
     Returns
     -------
     Tensor of shape ()
-        In [0, 1]; **not** symmetric; higher is more alike; about :math:`1 - (1 - k / (n-1))^k` by
-        chance, many times that of :func:`mutual_knn`; float32 or float64, without gradient.
-        Invariant as :func:`mutual_knn`. NaN if an input holds one.
+        Value in [0, 1]; **not** symmetric; higher is more similar; about
+        :math:`1 - (1 - k / (n-1))^k` by chance, many times the chance level of :func:`mutual_knn`.
+        float32, or float64 if an input is; no gradient. Same invariances as :func:`mutual_knn`. NaN
+        if an input contains NaN.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`mutual_knn`.
+        For the same reasons as in :func:`mutual_knn`.
 
     See Also
     --------
-    mutual_knn : All k neighbours counted, and symmetric.
+    mutual_knn : Counts all k neighbours and is symmetric.
 
     References
     ----------
@@ -166,7 +168,7 @@ def cycle_knn(
 
     Examples
     --------
-    The nearest neighbour of a row need not have that row for its own:
+    A row need not be the nearest neighbour of its own nearest neighbour:
 
     >>> x = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
     >>> cycle_knn(x, x, k=1)
@@ -188,7 +190,7 @@ def jaccard_grid(
 
 
 def cycle_grid(xs: Sequence[Neighbours], ys: Sequence[Neighbours], permutations: Tensor) -> Tensor:
-    """Look up the neighbours of each y among the rows of x that have it for a neighbour."""
+    """Whether a neighbour of row i of y has row i of x as a neighbour, averaged over the rows."""
     return overlap_grid(
         ys, xs, permutations.argsort(-1), row_value=lambda m: m.clamp(max=1), incoming=True
     ).mT
@@ -204,12 +206,12 @@ def knn_pair(
     *,
     rows: int = 2,
 ) -> Tensor:
-    """Evaluate the grid of one layer beside one other, the rows paired as they come."""
+    """Evaluate the grid for one pair of layers, with the rows paired as given."""
     check_paired(function, rows=rows, x=x, y=y)
     check_row_mask(function, mask, x)
     if mask is not None:
         x, y = x[mask], y[mask]
     size = neighbourhood_size(function, k, len(x))
-    as_paired = torch.arange(len(x), device=x.device)[None]  # (1, n)
-    score = grid([nearest(x, size)], [nearest(y, size)], as_paired)  # (1, 1, 1)
+    identity = torch.arange(len(x), device=x.device)[None]  # (1, n)
+    score = grid([nearest(x, size)], [nearest(y, size)], identity)  # (1, 1, 1)
     return score.reshape(()).to(result_dtype(x, y))

@@ -1,4 +1,4 @@
-"""CKA of every pair of layers when the rows are re-paired, at the cost of index look-ups."""
+"""CKA of every pair of layers with re-paired rows, at the cost of index look-ups."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from structure_reg._checks import check_choice, check_layers
 from structure_reg._precision import full_precision, promote, result_dtype
 from structure_reg._tiles import slices, tile_rows
+from structure_reg.similarity.cka import least_rows
 from structure_reg.similarity.grams import (
     KERNELS,
     WIDEST_TILE,
@@ -20,7 +21,8 @@ from structure_reg.similarity.grams import (
 )
 from structure_reg.similarity.hsic import hsic
 
-# Of a strip of the matrices and what is looked up beside it: as many as a core's own cache holds.
+# Size of a strip of the kernel matrices and of the entries looked up for it: what the cache of one
+# core holds.
 FLOATS_IN_CACHE = 600_000
 
 
@@ -33,30 +35,30 @@ def cka_null(
     kernel: str = "linear",
     debiased: bool = True,
 ) -> Tensor:
-    """CKA of the grid with row i of every x paired with row permutations[b, i] of every y.
+    """CKA of all pairs of layers, with row i of every x paired with row permutations[b, i] of y.
 
-    Permuting the rows of a layer changes neither its norm nor its margins but for their order, so
-    only the inner products of the kernels are new: look-ups in Gram matrices that are made once.
+    A permutation of the rows changes neither the norm of a layer nor its margins, apart from their
+    order. Only the inner products of the kernels change; they are look-ups in Gram matrices that
+    are computed once.
 
     Parameters
     ----------
     xs, ys : sequence of Tensor of shape (n, d)
-        Layers of two encoders over the same samples; widths may differ.
+        Layers of two encoders for the same samples; widths may differ.
     permutations : Tensor of shape (B, n)
-        int64, each row a permutation of 0 .. n - 1, the same for every pair of layers.
-    kernel : {"linear", "rbf"}
-        As in :func:`cka`.
-    debiased : bool
-        As in :func:`cka`.
+        Permutations of 0 .. n - 1 in int64, shared by all pairs of layers.
+    kernel, debiased
+        Form of CKA, as in :func:`cka`.
 
     Returns
     -------
     Tensor of shape (B, LA, LB)
-        No gradient. Scratch is one centred copy of every layer, and the Gram matrices of as many y
-        as fit the :func:`tile_budget`, of one at the least: 4 n^2 bytes. The fewer fit, the slower:
-        a look-up costs the same for one layer as for twelve.
+        CKA for each permutation and pair of layers; no gradient. Scratch memory is one centred copy
+        of every layer, plus the Gram matrices of as many y as fit the :func:`tile_budget`, but at
+        least one (4 n^2 bytes). It is slower the fewer fit, because a look-up costs the same for
+        one layer as for twelve.
     """
-    check_layers("cka_null", rows=4 if debiased else 2, xs=xs, ys=ys)
+    check_layers("cka_null", rows=least_rows(debiased), xs=xs, ys=ys)
     check_choice("cka_null", "kernel", kernel, KERNELS)
     with full_precision(permutations.device):
         x_layers, y_layers = ([prepare(x, kernel) for x in side] for side in (xs, ys))
@@ -96,17 +98,17 @@ def permuted_group(
         rows = K.shape[1]
         K = K.flatten(1).to(dtype)  # (LA, |a| * |rest|)
         for D_p, p in zip(D, permutations, strict=True):
-            # Whole rows first, because they are contiguous, then their columns from the cache.
+            # Whole rows first, which are contiguous, then their columns, by now in the cache.
             L = table.index_select(0, p[i : i + rows]).view(rows, n, LB).index_select(1, p[i:])
             D_p += K @ L.view(-1, LB)
     return 2 * D
 
 
 def strips(layers: Sequence[Layer], entries: int) -> Iterator[tuple[int, Tensor]]:
-    """Rows i, i + 1, ... of the kernel matrices above their diagonals, (L, rows, n - i).
+    """Yield i and rows i, i + 1, ... of the kernel matrices above the diagonal, (L, rows, n - i).
 
-    About `entries` of each matrix at a time, cut from blocks of more rows: a product of few rows
-    is slow.
+    A strip has about `entries` entries per matrix. Strips are cut from larger blocks, because
+    products of few rows are slow.
     """
     n, itemsize = layers[0].x.shape[0], layers[0].x.element_size()
     block = min(WIDEST_TILE, tile_rows(2 * itemsize * len(layers) * n))
@@ -121,7 +123,7 @@ def strips(layers: Sequence[Layer], entries: int) -> Iterator[tuple[int, Tensor]
 
 
 def gram_table(layers: Sequence[Layer], dtype: torch.dtype) -> Tensor:
-    """Their Gram matrices with the layers innermost, so that one look-up serves all of them."""
+    """Gram matrices with the layers innermost, so that one look-up serves all layers."""
     n = layers[0].x.shape[0]
     table = layers[0].x.new_empty(n, n, len(layers), dtype=dtype)
     for l, layer in enumerate(layers):

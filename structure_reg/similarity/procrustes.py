@@ -1,4 +1,4 @@
-"""How well one set of features can be rotated onto another."""
+"""Similarity of two feature sets after the best rotation of one onto the other."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from structure_reg._precision import full_precision, promote
 
 
 def procrustes(x: Tensor, y: Tensor) -> Tensor:
-    r"""Cosine of two sets of features after the best rotation of one onto the other.
+    r"""Cosine of two feature sets after the best rotation of one onto the other.
 
     .. math:: s = \max_{R^\top R = I} \frac{\langle X R, Y \rangle}{|X|\,|Y|}
                 = \frac{\lVert X^\top Y \rVert_*}{|X|\,|Y|}
 
-    with the columns centred and the narrower tensor padded with zero columns. From it, the
-    distance of shape analysis is :math:`\sqrt{2 - 2 s}` and the angle :math:`\arccos s`; both are
-    metrics.
+    where the columns are centred and the narrower tensor is padded with zero columns. The distance
+    :math:`\sqrt{2 - 2 s}` and the angle :math:`\arccos s` of shape analysis follow from it; both
+    are metrics.
 
     Parameters
     ----------
@@ -28,26 +28,26 @@ def procrustes(x: Tensor, y: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape ()
-        In [0, 1], 1 for a rotation, a scale and a shift; symmetric; higher is more alike; float32,
-        or float64 if an input is. NaN if a tensor is constant.
+        Value in [0, 1], with 1 for a rotation, a scale and a shift; symmetric; higher is more
+        similar. float32, or float64 if an input is. NaN if a tensor is constant.
 
-        Unrelated features are far from 0 once d is near n: for 64 samples about .3 at 8 features,
-        .76 at 64 and .97 at 512.
+        Unrelated features score far above 0 once d is close to n: for 64 samples about 0.3 with 8
+        features, 0.76 with 64 and 0.97 with 512.
 
     Raises
     ------
     TypeError
         If an argument is not a floating tensor.
     ValueError
-        If the rows or devices do not fit, or n < 2.
+        If the numbers of rows or the devices differ, or n < 2.
 
     See Also
     --------
-    cka : A sum of squares of the same singular values, which weighs large ones more.
+    cka : Sums the squares of the same singular values, so that large ones weigh more.
 
     Notes
     -----
-    Differentiable. One singular value decomposition of a matrix of dx by dy.
+    Differentiable. The cost is one singular value decomposition of a (dx, dy) matrix.
 
     References
     ----------

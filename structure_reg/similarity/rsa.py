@@ -1,4 +1,4 @@
-"""Representational similarity analysis: do the same pairs of samples lie far apart?"""
+"""Representational similarity analysis: whether the same pairs of samples lie far apart."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CORRELATIONS = ("pearson", "spearman")
 
 
 def rsa(x: Tensor, y: Tensor, *, correlation: str = "pearson") -> Tensor:
-    r"""Correlation of the Euclidean distances of all pairs of rows.
+    r"""Correlation between the Euclidean distances of all pairs of rows in x and in y.
 
     .. math:: \operatorname{corr}_{i < j} \bigl( |x_i - x_j|,\; |y_i - y_j| \bigr)
 
@@ -22,21 +22,22 @@ def rsa(x: Tensor, y: Tensor, *, correlation: str = "pearson") -> Tensor:
     x, y : Tensor of shape (n, dx) and (n, dy)
         Features of the same n >= 3 samples.
     correlation : {"pearson", "spearman"}
-        Of the distances or of their ranks, where equal distances share their mean rank.
+        Correlation of the distances, or of their ranks; equal distances share their mean rank.
 
     Returns
     -------
     Tensor of shape ()
-        In [-1, 1], 1 for a rotation, a scale and a shift; symmetric; higher is more alike; float32,
-        or float64 if an input is. Unrelated features score 0 on average over re-pairings. NaN if
-        all distances of a tensor are equal, as in a constant one.
+        Value in [-1, 1], with 1 for a rotation, a scale and a shift; symmetric; higher is more
+        similar. float32, or float64 if an input is. The mean over all re-pairings of the rows is 0.
+        NaN if all distances of a tensor are equal, as in a constant one.
 
     Raises
     ------
     TypeError
         If an argument is of the wrong kind.
     ValueError
-        If the rows or devices do not fit, n < 3, or `correlation` is not one of the two.
+        If the numbers of rows or the devices differ, n < 3, or `correlation` is not one of the
+        two.
 
     See Also
     --------
@@ -44,9 +45,9 @@ def rsa(x: Tensor, y: Tensor, *, correlation: str = "pearson") -> Tensor:
 
     Notes
     -----
-    Differentiable for "pearson", with a zero gradient where two rows are equal; ranks have none.
-    Takes the memory of n (n - 1) / 2 distances of each tensor in float64, and a few times that for
-    ranks.
+    Differentiable for "pearson", with zero gradient for the distance between equal rows. Ranks have
+    no gradient. Scratch memory is n (n - 1) / 2 distances per tensor in float64, and a few times as
+    much for ranks.
 
     References
     ----------
@@ -55,7 +56,7 @@ def rsa(x: Tensor, y: Tensor, *, correlation: str = "pearson") -> Tensor:
 
     Examples
     --------
-    Ranks forgive any growing map of the distances:
+    Ranks are invariant to any increasing map of the distances:
 
     >>> x = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
     >>> y = torch.tensor([[0.0], [1.0], [9.0], [81.0]])
@@ -66,7 +67,7 @@ def rsa(x: Tensor, y: Tensor, *, correlation: str = "pearson") -> Tensor:
     check_choice("rsa", "correlation", correlation, CORRELATIONS)
     x, y = promote(x, y)
     with full_precision(x.device):
-        # Of the rows as they are, in float64: neither a shift nor a scale may part equal distances.
+        # Unscaled rows in float64: rescaling could make equal distances differ in the last digit.
         u, v = pdist(x.double()), pdist(y.double())  # (n (n - 1) / 2,)
         if correlation == "spearman":
             u, v = mean_ranks(u), mean_ranks(v)
@@ -74,15 +75,16 @@ def rsa(x: Tensor, y: Tensor, *, correlation: str = "pearson") -> Tensor:
 
 
 def pearson(u: Tensor, v: Tensor) -> Tensor:
-    # The first entry, because equal values leave nothing then, and rounding something.
+    # Subtracting the first entry turns equal values into exact zeros; the mean alone would leave
+    # rounding errors.
     u, v = (w - w[0].detach() for w in (u, v))
     u, v = u - u.mean(), v - v.mean()
     return (u @ v) / ((u @ u).sqrt() * (v @ v).sqrt())
 
 
 def mean_ranks(u: Tensor) -> Tensor:
-    """Twice the rank of each entry, from 0; equal entries share their mean, NaN stays NaN."""
+    """Twice the rank of each entry, from 0; equal entries share their mean rank, NaN stays NaN."""
     u = u.detach()
     ordered = u.sort().values
-    below, upto = torch.searchsorted(ordered, u), torch.searchsorted(ordered, u, right=True)
-    return torch.where(u.isnan(), torch.nan, (below + upto).double())
+    first, last = torch.searchsorted(ordered, u), torch.searchsorted(ordered, u, right=True)
+    return torch.where(u.isnan(), torch.nan, (first + last).double())

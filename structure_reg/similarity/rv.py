@@ -1,19 +1,19 @@
-"""The RV coefficient: a squared correlation of two sets of variables."""
+"""The RV coefficient: the squared correlation of two sets of variables."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from structure_reg._checks import check_paired
-from structure_reg.similarity.cka import aligned
+from structure_reg.similarity.cka import cka_matrix
 
 
 def rv(x: Tensor, y: Tensor) -> Tensor:
-    r"""RV coefficient of Escoufier, the same number as biased linear CKA.
+    r"""RV coefficient, which equals biased linear CKA.
 
     .. math:: \mathrm{RV} = \frac{|X^\top Y|^2}{|X^\top X|\, |Y^\top Y|}
 
-    with the columns of X and Y centred. For one column each it is their squared correlation.
+    where the columns of X and Y are centred. For one column each, it is their squared correlation.
 
     Parameters
     ----------
@@ -23,20 +23,20 @@ def rv(x: Tensor, y: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape ()
-        In [0, 1], 1 for a rotation, a scale and a shift; symmetric; higher is more alike; float32,
-        or float64 if an input is. NaN if a tensor is constant.
+        Value in [0, 1], with 1 for a rotation, a scale and a shift; symmetric; higher is more
+        similar. float32, or float64 if an input is. NaN if a tensor is constant.
 
-        Unrelated features do not score 0: ``cka_chance([x], [y], debiased=False)`` is their mean
-        and spread, .89 for 64 samples of 512 features.
+        Unrelated features do not score 0: ``cka_chance([x], [y], debiased=False)`` returns the mean
+        and standard deviation of their score. The mean is 0.89 for 64 samples of 512 features.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`cka`.
+        For the same reasons as in :func:`cka`.
 
     See Also
     --------
-    cka : Without the bias.
+    cka : The debiased form is 0 on average for unrelated features.
 
     References
     ----------
@@ -51,4 +51,4 @@ def rv(x: Tensor, y: Tensor) -> Tensor:
     (tensor(0.7654), tensor(0.7654))
     """
     check_paired("rv", x=x, y=y)
-    return aligned([x], [y], "linear", False)[0, 0]
+    return cka_matrix([x], [y], "linear", False)[0, 0]

@@ -1,4 +1,4 @@
-"""The kNN metrics that compare the order of the neighbours: longest common list and edits."""
+"""The kNN metrics that compare the order of neighbours: common subsequence and edit distance."""
 
 from __future__ import annotations
 
@@ -10,46 +10,47 @@ from torch import Tensor
 from structure_reg._tiles import tile_rows
 from structure_reg.similarity.nearest import Neighbours
 from structure_reg.similarity.neighbours import knn_pair
-from structure_reg.similarity.overlap import undefined
+from structure_reg.similarity.overlap import nan_grid
 
 
 def lcs_knn(
     x: Tensor, y: Tensor, *, k: int | str | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    r"""Longest common subsequence of both sides' neighbour lists over k, averaged over the rows.
+    r"""Longest common subsequence of the neighbour lists divided by k, averaged over the rows.
 
     .. math:: \frac1{nk} \sum_i \mathrm{LCS} \bigl( N_x(i), N_y(i) \bigr)
 
-    with :math:`N(i)` the k rows of largest cosine to row i, nearest first: what is shared and in
-    the same order.
+    where :math:`N(i)` lists the k rows with the largest cosine to row i, nearest first. Shared
+    neighbours count only if they are in the same order on both sides.
 
     Parameters
     ----------
     x, y : Tensor of shape (n, dx), (n, dy)
         Paired features, as in :func:`mutual_knn`.
     k : int or {"rice", "sqrt", "sturges"}, optional
-        Size of a neighbourhood, as in :func:`mutual_knn`.
+        Number of neighbours, as in :func:`mutual_knn`.
     mask : Tensor of shape (n,), optional
-        Of bool: which rows take part.
+        Bool mask of the rows to use, as in :func:`mutual_knn`.
 
     Returns
     -------
     Tensor of shape ()
-        In [0, 1], at most :func:`mutual_knn`; symmetric; higher is more alike; float32 or float64,
-        without gradient. Invariant as :func:`mutual_knn`. NaN if an input holds one.
+        Value in [0, 1], at most :func:`mutual_knn`; symmetric; higher is more similar. float32, or
+        float64 if an input is; no gradient. Same invariances as :func:`mutual_knn`. NaN if an input
+        contains NaN.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`mutual_knn`.
+        For the same reasons as in :func:`mutual_knn`.
 
     See Also
     --------
-    edit_knn : Counts an insertion and a deletion where this only looks at what remains.
+    edit_knn : Also accounts for the neighbours that are not in the common subsequence.
 
     References
     ----------
-    Huh et al., "The Platonic Representation Hypothesis", ICML 2024, arXiv 2405.07987, whose code
+    Huh et al., "The Platonic Representation Hypothesis", ICML 2024, arXiv 2405.07987. Their code
     does not divide by k.
 
     Examples
@@ -66,36 +67,37 @@ def lcs_knn(
 def edit_knn(
     x: Tensor, y: Tensor, *, k: int | str | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    r"""Share of k that the edits between both sides' neighbour lists leave, averaged over the rows.
+    r"""One minus the edit distance of the neighbour lists over k, averaged over the rows.
 
     .. math:: \frac1n \sum_i \Bigl( 1 - \frac{d(N_x(i), N_y(i))}{k} \Bigr)
 
-    with d Levenshtein's distance: the fewest insertions, deletions and replacements that turn one
-    list into the other.
+    where d is Levenshtein's distance, the smallest number of insertions, deletions and replacements
+    that turn one list into the other.
 
     Parameters
     ----------
     x, y : Tensor of shape (n, dx), (n, dy)
         Paired features, as in :func:`mutual_knn`.
     k : int or {"rice", "sqrt", "sturges"}, optional
-        Size of a neighbourhood, as in :func:`mutual_knn`.
+        Number of neighbours, as in :func:`mutual_knn`.
     mask : Tensor of shape (n,), optional
-        Of bool: which rows take part.
+        Bool mask of the rows to use, as in :func:`mutual_knn`.
 
     Returns
     -------
     Tensor of shape ()
-        In [0, 1], at most :func:`lcs_knn`; symmetric; higher is more alike; float32 or float64,
-        without gradient. Invariant as :func:`mutual_knn`. NaN if an input holds one.
+        Value in [0, 1], at most :func:`lcs_knn`; symmetric; higher is more similar. float32, or
+        float64 if an input is; no gradient. Same invariances as :func:`mutual_knn`. NaN if an input
+        contains NaN.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`mutual_knn`.
+        For the same reasons as in :func:`mutual_knn`.
 
     See Also
     --------
-    lcs_knn : What remains of both lists in the same order.
+    lcs_knn : Length of the longest common subsequence.
 
     References
     ----------
@@ -113,7 +115,7 @@ def edit_knn(
 
 
 def common_length(a: Tensor, b: Tensor) -> Tensor:
-    """Length of the longest common subsequence of lists along the first axis: (k, ...) -> (...)."""
+    """Length of the longest common subsequence along the first axis: (k, ...) -> (...)."""
     zero = torch.zeros_like(a[0] + b[0], dtype=torch.int16)
     above = [zero] * (len(b) + 1)
     for a_s in a:
@@ -124,8 +126,8 @@ def common_length(a: Tensor, b: Tensor) -> Tensor:
     return above[-1]
 
 
-def edits(a: Tensor, b: Tensor) -> Tensor:
-    """Levenshtein's distance of lists along the first axis: (k, ...) -> (...)."""
+def edit_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Levenshtein's distance along the first axis: (k, ...) -> (...)."""
     zero = torch.zeros_like(a[0] + b[0], dtype=torch.int16)
     above = [zero + t for t in range(len(b) + 1)]
     for s, a_s in enumerate(a):
@@ -144,7 +146,7 @@ def lcs_grid(xs: Sequence[Neighbours], ys: Sequence[Neighbours], permutations: T
 
 def edit_grid(xs: Sequence[Neighbours], ys: Sequence[Neighbours], permutations: Tensor) -> Tensor:
     k = xs[0].rows.shape[1]
-    return list_grid(xs, ys, permutations, lambda a, b: k - edits(a, b))
+    return list_grid(xs, ys, permutations, lambda a, b: k - edit_distance(a, b))
 
 
 @torch.no_grad()
@@ -154,19 +156,19 @@ def list_grid(
     permutations: Tensor,
     length: Callable[[Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """Average ``length(N_x(i), N_y(i)) / k`` over the rows: (B, LA, LB), float64.
+    """Mean of ``length(N_x(i), N_y(i)) / k`` over the rows: (B, LA, LB), float64.
 
-    n k² steps for each pair of layers and permutation.
+    Each pair of layers takes n k² steps per permutation.
     """
     X, Y = (torch.stack([layer.rows for layer in side]) for side in (xs, ys))  # (L, n, k)
     n, k = X.shape[1:]
     total = X.new_zeros(len(permutations), len(xs), len(ys), dtype=torch.float64)
     block = tile_rows(2 * (2 * k + 6) * len(xs) * len(ys))
-    partner = permutations.argsort(-1).int()  # (B, n), the row of x beside each row of y
+    partner = permutations.argsort(-1).int()  # (B, n), the row of x paired with each row of y
     for b, p in enumerate(permutations):
         for start in range(0, n, block):
             rows = slice(start, start + block)
             a = X[:, None, rows].movedim(-1, 0).contiguous()  # (k, LA, 1, t)
             c = partner[b][Y[:, p[rows]]].movedim(-1, 0)[:, None].contiguous()  # (k, 1, LB, t)
             total[b] += length(a, c).sum(-1, dtype=torch.float64)
-    return total / (n * k) + undefined(xs, ys)
+    return total / (n * k) + nan_grid(xs, ys)

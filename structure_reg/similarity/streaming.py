@@ -1,4 +1,4 @@
-"""CKA of samples that come in batches, exactly: :class:`CKA`."""
+"""Exact CKA of samples that arrive in batches: :class:`CKA`."""
 
 from __future__ import annotations
 
@@ -14,30 +14,29 @@ from structure_reg.similarity.cka import least_rows
 
 
 class CKA:
-    r"""Linear :func:`cka` of data that does not fit in memory: the same value, batch by batch.
+    r"""Linear :func:`cka` of data that does not fit in memory, computed exactly batch by batch.
 
-    With the trace and the diagonal of a Gram matrix of centred rows, the estimator is
+    For centred rows, the estimator can be written as
 
     .. math:: h = |X^\top Y|^2 - \frac{n}{n - 2} \sum_i |x_i|^2 |y_i|^2
                   + \frac{|X|^2\, |Y|^2}{(n - 1)(n - 2)}
 
-    and every term is a sum over samples of products of at most four entries, so that the mean can
-    be subtracted afterwards. Kernels that are not linear have no such sums: see
-    :class:`MinibatchCKA` for what batches can say about them.
+    Every term is a sum over samples of products of at most four entries, so the mean can be
+    subtracted afterwards. Other kernels than the linear one have no such sums.
 
     Parameters
     ----------
     debiased : bool
-        As in :func:`cka`.
+        Choice of the estimator, as in :func:`cka`.
 
     See Also
     --------
-    MinibatchCKA : Another value, of less memory: the average over batches.
+    MinibatchCKA : Average over batches; a different value that needs less memory.
 
     Notes
     -----
-    Keeps :math:`8 (d_x^2 + d_x d_y + d_y^2)` bytes, whatever the number of samples; sums are
-    float64, of differences to the first row that was seen. No gradient.
+    The state takes :math:`8 (d_x^2 + d_x d_y + d_y^2)` bytes, whatever the number of samples. It
+    sums differences to the first row in float64. No gradient.
 
     Examples
     --------
@@ -52,36 +51,36 @@ class CKA:
 
     samples: int
     dtype: torch.dtype
-    origin: tuple[Tensor, Tensor]  # the first row of x and of y, subtracted from all
-    sums: list[Tensor]  # (d,) each: of x; of y
-    norms: Tensor  # (2,): sums of |x|^2; of |y|^2
-    norm_products: Tensor  # (2, 2): of each of these times each
-    norms_times: list[Tensor]  # (2, d) each: of each of these times x; times y
-    products: dict[tuple[int, int], Tensor]  # of x x^T, x y^T, y y^T
+    origin: tuple[Tensor, Tensor]  # first row of x and of y, subtracted from all rows
+    sums: list[Tensor]  # sums of x, (d_x,), and of y, (d_y,)
+    norms: Tensor  # (2,) sums of |x|^2 and of |y|^2
+    norm_products: Tensor  # (2, 2) sums of products of these two
+    norms_times: list[Tensor]  # sums of both times x, (2, d_x), and times y, (2, d_y)
+    products: dict[tuple[int, int], Tensor]  # sums of x x^T, x y^T and y y^T
 
     def __init__(self, *, debiased: bool = True) -> None:
         self.debiased = debiased
         self.reset()
 
     def reset(self) -> None:
-        """Forget all samples."""
+        """Discard all samples."""
         self.samples = 0
 
     @torch.no_grad()
     def update(self, x: Tensor, y: Tensor) -> None:
-        """Add the rows of a batch; a row of `x` and of `y` are one sample.
+        """Add the samples of one batch.
 
         Parameters
         ----------
         x, y : Tensor of shape (m, dx) and (m, dy)
-            Any m >= 1; the widths are those of the first batch.
+            Features of the same m >= 1 samples, as wide as in the first batch.
 
         Raises
         ------
         TypeError
             If an argument is not a floating tensor.
         ValueError
-            If the rows or devices do not fit, or a width has changed.
+            If the numbers of rows or the devices differ, or a width has changed.
         """
         check_paired("CKA.update", rows=1, x=x, y=y)
         if self.samples == 0:
@@ -103,12 +102,12 @@ class CKA:
 
     @torch.no_grad()
     def compute(self) -> Tensor:
-        """Return :func:`cka` of all samples so far, of shape ().
+        """Return :func:`cka` of all samples so far, a tensor of shape ().
 
         Raises
         ------
         ValueError
-            If there were fewer than 4 samples, or 2 for the biased form.
+            If there have been fewer than 4 samples, or 2 for the biased form.
         """
         check_count("CKA.compute", "samples", self.samples, least=least_rows(self.debiased))
         h = {pair: self._hsic(*pair) for pair in self.products}
@@ -126,7 +125,7 @@ class CKA:
         self.products = {(s, t): zeros(widths[s], widths[t]) for s, t in ((0, 0), (0, 1), (1, 1))}
 
     def _hsic(self, s: int, t: int) -> Tensor:
-        """The estimator between side s and side t, up to a factor of n."""
+        """The estimator between side s and side t, up to a factor that depends on n."""
         n = self.samples
         m, v = self.sums[s] / n, self.sums[t] / n
         M, V = m @ m, v @ v
@@ -136,7 +135,7 @@ class CKA:
         if not self.debiased:
             return D
         trace_K, trace_L = self.norms[s] - n * M, self.norms[t] - n * V
-        # Sum of |x_i - m|^2 |y_i - v|^2, multiplied out.
+        # Sum of |x_i - m|^2 |y_i - v|^2, expanded.
         diagonals = (
             self.norm_products[s, t]
             - 2 * (v @ self.norms_times[t][s] + m @ self.norms_times[s][t])

@@ -1,4 +1,4 @@
-"""How much of a kNN score is an arbitrary choice among equal neighbours."""
+"""Share of the rows whose neighbours are an arbitrary choice among ties."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ from structure_reg.similarity.nearest import nearest, neighbourhood_size
 
 
 def tie_fraction(x: Tensor, *, k: int | str | None = None) -> Tensor:
-    r"""Share of the rows whose k-th neighbour is no nearer than the next.
+    r"""Share of the rows whose k-th neighbour is no nearer than the next one.
 
-    The neighbours of such a row are an arbitrary choice, and so is every kNN score built on them.
-    Duplicates and collapsed layers cause it.
+    The neighbours of such a row are an arbitrary choice, and so is every kNN score that uses them.
+    Causes are duplicates and collapsed layers.
 
     Parameters
     ----------
     x : Tensor of shape (n, d)
-        Features, n >= 2.
+        Features of n >= 2 samples.
     k : int or {"rice", "sqrt", "sturges"}, optional
-        As in :func:`mutual_knn`.
+        Number of neighbours, as in :func:`mutual_knn`.
 
     Returns
     -------
     Tensor of shape ()
-        In [0, 1]; 0 is best; float32 or float64. Equal means equal up to the rounding of a cosine.
+        Value in [0, 1]; 0 is best; float32, or float64 if the input is. Cosines that differ by no
+        more than rounding count as equal.
 
     Raises
     ------
     TypeError
         If an argument is of the wrong kind.
     ValueError
-        If the shape does not fit, or k is not in 1 to n - 1.
+        If the shape is not (n, d), or k is not in 1 to n - 1.
 
     See Also
     --------
-    select_layers : Warns where it is high.
+    select_layers : Warns if this share is high.
 
     References
     ----------
@@ -45,7 +46,8 @@ def tie_fraction(x: Tensor, *, k: int | str | None = None) -> Tensor:
 
     Examples
     --------
-    Ten rows of each kind: four of the nine equal ones are picked at will, or all nine.
+    With ten copies of each row, the choice of 4 among 9 equal neighbours is arbitrary; that of all
+    9 is not:
 
     >>> x = torch.eye(20).repeat_interleave(10, 0)
     >>> tie_fraction(x, k=4), tie_fraction(x, k=9)

@@ -193,14 +193,14 @@ def test_a_smaller_choice_is_part_of_a_larger_one() -> None:
 def test_binned_layers_span_the_scores() -> None:
     scores = torch.linspace(0, 1, 20, dtype=torch.float64).view(5, 4)
     names = tuple("abcde"), tuple("wxyz")
-    grid = layer_pairs.Measured(scores, *names, {}, "", lambda _ax: None)
-    found = layer_pairs.chosen(grid, "binned", seed=0)
+    grid = layer_pairs.LayerScores(scores, *names, {}, "", lambda _ax: None)
+    found = layer_pairs.choose_pairs(grid, "binned", seed=0)
     assert found["best"] == ("e", "z")
     assert found["worst"] == ("a", "w")
     assert [found[f"bin {n}"][0] for n in range(1, 6)] == list("abcde")
-    corner = layer_pairs.chosen(grid, {"last": 2}, seed=0)
+    corner = layer_pairs.choose_pairs(grid, {"last": 2}, seed=0)
     assert corner == {"best of the last 2": ("e", "z")}
-    assert layer_pairs.chosen(grid, [1, "x"], seed=0) == {"b with x": ("b", "x")}
+    assert layer_pairs.choose_pairs(grid, [1, "x"], seed=0) == {"b with x": ("b", "x")}
 
 
 def test_the_plain_case_of_an_ablation_is_the_loss() -> None:

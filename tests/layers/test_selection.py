@@ -1,4 +1,4 @@
-"""The grid of layers, the null beside it, and the report."""
+"""The grid of scores, its significance, and the report."""
 
 import json
 import math
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import structure_reg as sr
-from structure_reg.layers.grid import METRICS, NEIGHBOURS, measure
+from structure_reg.layers.grid import KNN_METRICS, METRICS, Comparison, measure
 from structure_reg.layers.significance import discovery_rates, significance
 from structure_reg.layers.stability import stability
 
@@ -56,7 +56,7 @@ def test_grid_takes_mappings_any_width_and_any_function():
     )
 
 
-@pytest.mark.parametrize("metric", [*NEIGHBOURS, "cka"])
+@pytest.mark.parametrize("metric", [*KNN_METRICS, "cka"])
 def test_a_constant_or_nan_layer_spoils_its_own_pairs_alone(metric):
     xs, ys = layers(3), layers(2, seed=9)
     xs[1][4, 0] = math.nan
@@ -93,15 +93,15 @@ def p_of_best(metric, seed, permutations=19):
     xs, ys = layers(2, 20, seed=1000 * seed), layers(3, 20, seed=1000 * seed + 500)
     g = torch.Generator().manual_seed(seed)
     shuffles = [torch.randperm(20, generator=g) for _ in range(permutations)]
-    k = 4 if metric in NEIGHBOURS else None
-    found = measure("test", xs, ys, torch.stack(shuffles), metric=metric, k=k)
+    k = 4 if metric in KNN_METRICS else None
+    found = measure(Comparison("test", metric, k), xs, ys, torch.stack(shuffles))
     result = significance(found.scores[0], found.scores[1:], found.chance)
     return result.p_values.flatten()[result.excess.argmax()].item()
 
 
 @pytest.mark.parametrize("metric", ["cka", "rv"])
 def test_p_value_of_the_maximum_is_uniform_under_independence(metric):
-    """Kolmogorov and Smirnov at the 1 % level, on the 20 values that p can take."""
+    """Kolmogorov-Smirnov test at the 1 % level, on the 20 values that p can take."""
     draws = 200
     p = np.array([p_of_best(metric, seed) for seed in range(draws)])
     at = np.arange(1, 21) / 20
@@ -110,7 +110,7 @@ def test_p_value_of_the_maximum_is_uniform_under_independence(metric):
 
 
 def test_p_value_of_counts_is_never_too_small():
-    """Ties of whole numbers count against the observed pairing."""
+    """Ties between counts count against the observed pairing."""
     p = np.array([p_of_best("mutual_knn", seed) for seed in range(200)])
     at = np.arange(1, 21) / 20
     excess = (p[:, None] <= at + 1e-9).mean(0) - at
@@ -129,10 +129,10 @@ def test_p_values_from_their_definition():
         dtype=torch.float64,
     )  # fmt: skip
     found = significance(scores, null, torch.zeros(2, 2, dtype=torch.float64))
-    # Largest of each: 0.3, 0.2, 0.4.
+    # The largest scores of the three re-pairings are 0.3, 0.2 and 0.4.
     expected = [[1 / 4, 1.0], [1.0, math.nan]]
     np.testing.assert_allclose(found.p_values, expected)
-    # The 0.95 order statistic of four values is the largest: the score itself, or 0.4.
+    # The 0.95 order statistic of four values is the largest: the score itself or 0.4.
     np.testing.assert_allclose(found.calibrated, [[0, 0], [0, math.nan]])
 
 
@@ -140,7 +140,7 @@ def test_calibrated_is_positive_where_p_is_small_and_one_at_one():
     scores = torch.tensor([[1.0, 0.6, 0.2]], dtype=torch.float64)
     null = torch.linspace(0, 0.3, 99, dtype=torch.float64)[:, None, None].expand(99, 1, 3)
     found = significance(scores, null, torch.full((1, 3), 0.15, dtype=torch.float64))
-    tau = null[95 - 1 + 0, 0, 0].item()  # the 95th of 100, the score itself being the last
+    tau = null[95 - 1 + 0, 0, 0].item()  # the 95th of 100 values, of which the score is the last
     np.testing.assert_allclose(found.calibrated[0], [1, (0.6 - tau) / (1 - tau), 0], atol=1e-12)
     assert (found.calibrated[0] > 0).tolist() == (found.p_values[0] <= 0.05).tolist()
 
@@ -159,7 +159,7 @@ def test_discovery_rates_are_scipys():
 
 
 def test_halves_from_their_definition():
-    """Two splits of two pairs: the last pair is the second."""
+    """Two splits of two pairs; the second pair is the last."""
     halves = torch.tensor([[[[0.5, 0.2]], [[0.1, 0.2]]], [[[0.6, 0.1]], [[0.5, 0.4]]]])
     found = stability(halves, torch.zeros(1, 2), best=0)
     assert found.share == pytest.approx(3 / 4)
@@ -168,7 +168,7 @@ def test_halves_from_their_definition():
     assert found.gain_error == pytest.approx(
         math.sqrt(np.mean([(a - b) ** 2 for a, b in gains])) / 2
     )
-    # Chosen on one half, scored on the other: pair 0, the last, pair 0, pair 0.
+    # The pairs chosen on one half and scored on the other are 0, the last, 0 and 0.
     assert found.held_out_gain == pytest.approx(np.mean([-0.1, 0.0, 0.1, 0.5]))
 
 
@@ -193,7 +193,7 @@ def test_the_planted_pair_is_found(metric):
 
 
 def test_any_function_is_judged_by_its_own_chance():
-    """Biased CKA of wide layers is high by chance; what counts is the score above it."""
+    """Biased CKA of wide layers is high by chance; the score above chance decides."""
     xs, ys = planted()
     xs.append(noise(200, 900, 5))
     ys.append(noise(200, 900, 6))

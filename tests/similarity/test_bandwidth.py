@@ -1,4 +1,4 @@
-"""The median distance, sorted at once and digit by digit."""
+"""The median distance, from one sort and digit by digit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chance in closed form is what all permutations give, to the last digit."""
+"""The closed form of chance equals the average over all permutations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from structure_reg import cka_chance
 from structure_reg.similarity.null import cka_null
 
 
-def everything(n: int) -> Tensor:
+def all_permutations(n: int) -> Tensor:
     return torch.tensor(list(permutations(range(n))))
 
 
@@ -26,7 +26,7 @@ def skewed(n: int, d: int, seed: int) -> Tensor:
 @pytest.mark.parametrize("n", [4, 6, 7])
 def test_equals_all_permutations(kernel: str, debiased: bool, n: int) -> None:
     xs, ys = [skewed(n, 3, 0), skewed(n, 20, 1)], [skewed(n, 2, 2)]
-    draws = cka_null(xs, ys, everything(n), kernel=kernel, debiased=debiased)
+    draws = cka_null(xs, ys, all_permutations(n), kernel=kernel, debiased=debiased)
     mean, sd = cka_chance(xs, ys, kernel=kernel, debiased=debiased)
     assert mean.shape == sd.shape == (2, 1)
     torch.testing.assert_close(mean, draws.mean(0), rtol=1e-9, atol=1e-12)
@@ -34,7 +34,7 @@ def test_equals_all_permutations(kernel: str, debiased: bool, n: int) -> None:
 
 
 def test_independent_noise_scores_high_when_biased() -> None:
-    """64 samples: .196, .497, .893 and .984 at 16, 64, 512 and 4096 features."""
+    """With 64 samples: 0.196, 0.497, 0.893 and 0.984 for 16, 64, 512 and 4096 features."""
     means = []
     for d in (16, 64, 512, 4096):
         g = torch.Generator().manual_seed(d)

@@ -1,4 +1,4 @@
-"""CKA of one pair: the definition, what it does and does not notice, and its gradient."""
+"""CKA of one pair: definition, invariances and gradient."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_equals_the_definition(
     x, y = related(n, *widths, seed)
     expected = oracles.cka(x, y, **form)
     if math.isfinite(expected):
-        # Rows of one sample have few degrees of freedom at n = 4: a self term may be near zero.
+        # Few degrees of freedom are left at n = 4, so a self term may be close to zero.
         torch.testing.assert_close(cka(x, y, **form).item(), expected, rtol=1e-6, atol=1e-7)
 
 

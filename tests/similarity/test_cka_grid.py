@@ -1,4 +1,4 @@
-"""Every pair of layers in one pass, and every pair re-paired."""
+"""CKA of all pairs of layers in one pass, and with re-paired rows."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ every_form = pytest.mark.parametrize("form", FORMS, ids=lambda f: f"{f['kernel']
 
 
 def layers(n: int, widths: tuple[int, ...], seed: int = 0) -> list[Tensor]:
-    """Layers that build on one another, of growing noise and mixed scale."""
+    """Layers that build on one another, with growing noise and different scales."""
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(n, widths[0], generator=g, dtype=torch.float64)
-    made = [x]
+    stack = [x]
     for d in widths[1:]:
         mixed = x @ torch.randn(x.shape[1], d, generator=g, dtype=torch.float64)
         x = mixed + 2 * torch.randn(n, d, generator=g, dtype=torch.float64)
-        made.append(10 ** (len(made) - 2) * x + 3)
-    return made
+        stack.append(10 ** (len(stack) - 2) * x + 3)
+    return stack
 
 
 def per_pair(xs: list[Tensor], ys: list[Tensor], form: dict[str, object]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Inputs on which other packages were seen to go wrong, each with its right answer."""
+"""Inputs for which other packages return wrong values; each docstring names the wrong value."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def noise(n: int, d: int, seed: int) -> Tensor:
 @every_form
 @pytest.mark.parametrize("mean", [100.0, 1000.0])
 def test_a_common_mean_far_from_zero(kernel: str, debiased: bool, mean: float) -> None:
-    """Seen: 1.0000, 0.0000, nan or -inf for float32 features of a common mean of 100 or 1000."""
+    """Wrong: 1.0000, 0.0000, nan or -inf for float32 features with a mean of 100 or 1000."""
     x = noise(256, 64, 0)
     y = x + noise(256, 64, 1)
     x, y = x + mean, y + mean
@@ -37,7 +37,7 @@ def test_a_common_mean_far_from_zero(kernel: str, debiased: bool, mean: float) -
 @every_form
 @pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e-4, 1e-2, 1e4, 1e6, 1e10, 1e30])
 def test_any_scale(kernel: str, debiased: bool, scale: float) -> None:
-    """Seen: 0 or .0001 of small scales, where an epsilon was added, and 0 or nan of large ones."""
+    """Wrong: 0 or 0.0001 for small scales, where an epsilon was added; 0 or nan for large ones."""
     x, y = noise(128, 32, 0), noise(128, 32, 1) + noise(128, 32, 0)
     form = {"kernel": kernel, "debiased": debiased}
     assert cka(scale * x, x, **form).item() == pytest.approx(1, abs=1e-6)
@@ -47,13 +47,13 @@ def test_any_scale(kernel: str, debiased: bool, scale: float) -> None:
 @every_form
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_of_a_large_spread(kernel: str, debiased: bool, dtype: torch.dtype) -> None:
-    """Seen: nan, from squares and sums beyond 65504."""
+    """Wrong: nan, from squares and sums beyond 65504."""
     x = (8 * noise(128, 768, 0)).to(dtype)
     assert cka(x, x.clone(), kernel=kernel, debiased=debiased).item() == pytest.approx(1, abs=1e-6)
 
 
 def test_many_more_features_than_samples() -> None:
-    """Seen: .98 for independent noise, which is what the biased form is."""
+    """Wrong: 0.98 for independent noise, which is the value of the biased form."""
     x, y = noise(64, 4096, 0), noise(64, 4096, 1)
     assert cka(x, y, debiased=False) > 0.97
     assert abs(cka(x, y)) < 4 * math.sqrt(2 / (64 * 61))
@@ -61,7 +61,7 @@ def test_many_more_features_than_samples() -> None:
 
 
 def test_chance_is_zero_and_half_of_it_is_below() -> None:
-    """Seen: a mean of .0092 over draws by chance, because those below zero were clamped."""
+    """Wrong: a mean of 0.0092 over random draws, because negative values were clamped."""
     x, y = noise(64, 512, 0), noise(64, 512, 1)
     g = torch.Generator().manual_seed(2)
     draws = cka_null([x], [y], torch.stack([torch.randperm(64, generator=g) for _ in range(400)]))
@@ -71,7 +71,7 @@ def test_chance_is_zero_and_half_of_it_is_below() -> None:
 
 @every_form
 def test_a_constant_layer_has_no_value(kernel: str, debiased: bool) -> None:
-    """Seen: a silent 0. There is nothing to divide by: NaN, and no other pair of a grid is lost."""
+    """Wrong: a silent 0. The value is 0 / 0, so it is NaN; other pairs of a grid are unaffected."""
     x, constant = noise(40, 8, 0), torch.full((40, 8), 0.1)
     form = {"kernel": kernel, "debiased": debiased}
     assert cka(x, constant, **form).isnan()
@@ -92,7 +92,7 @@ def test_one_nan_is_not_hidden(kernel: str, debiased: bool) -> None:
 
 
 def test_too_few_samples() -> None:
-    """Seen: nan, from a division by n - 3."""
+    """Wrong: nan, from a division by n - 3."""
     with pytest.raises(ValueError, match="cka: expected x with n >= 4 rows"):
         cka(noise(3, 8, 0), noise(3, 8, 1))
     assert cka(noise(4, 8, 0), noise(4, 8, 1)).isfinite()
@@ -100,7 +100,7 @@ def test_too_few_samples() -> None:
 
 
 def test_the_debiased_form_has_debiased_denominators() -> None:
-    """Seen: .46 where .71 is right, from dividing the debiased sum by biased norms."""
+    """Wrong: 0.46 instead of 0.71, from dividing the debiased sum by biased norms."""
     x = noise(400, 300, 0)
     y = x + noise(400, 300, 1)
     K, L = (oracles.kernel_matrix(z, "linear") for z in (x, y))
@@ -112,7 +112,7 @@ def test_the_debiased_form_has_debiased_denominators() -> None:
 
 
 def test_every_batch_counts() -> None:
-    """Seen: the value of the last batch alone, and an error for features of shape (n, d)."""
+    """Wrong: the value of the last batch alone, or an error for features of shape (n, d)."""
     x = noise(40, 6, 0) * torch.linspace(0.1, 3, 40)[:, None]
     y = x + noise(40, 6, 1)
     for stream in (CKA(), MinibatchCKA()):
@@ -122,7 +122,7 @@ def test_every_batch_counts() -> None:
 
 
 def test_the_layer_and_not_its_place_decides() -> None:
-    """Seen: neighbours of another tensor, kept under the same name between calls."""
+    """Wrong: neighbours of another tensor, cached between calls under the same name."""
     x, y, z = (noise(40, 6, s) for s in range(3))
     first = cka_grid([x], [y])
     x.copy_(z)

@@ -1,4 +1,4 @@
-"""The kNN metrics against their definitions, their laws, and the inputs that break their peers."""
+"""The kNN metrics: definitions, laws, and inputs that break other implementations."""
 
 import itertools
 import math
@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import structure_reg as sr
+from structure_reg._gram import unit_deviations
 from structure_reg.similarity.nearest import nearest, neighbourhood_size
 from structure_reg.similarity.neighbours import cycle_grid, jaccard_grid, mutual_grid
 
@@ -69,7 +70,7 @@ def test_same_geometry_scores_the_same(name):
     lengths = features(80, 1, 3).exp()
     assert metric(x @ rotation, y, k=5).item() == pytest.approx(score.item(), abs=1e-12)
     assert metric(x, lengths * y, k=5).item() == pytest.approx(score.item(), abs=1e-12)
-    assert metric(x + 1.0, y, k=5) != score  # a translation turns the rows
+    assert metric(x + 1.0, y, k=5) != score  # a translation changes the angles
     order = torch.randperm(80, generator=torch.Generator().manual_seed(4))
     assert metric(x[order], y[order], k=5).item() == pytest.approx(score.item(), abs=1e-12)
 
@@ -79,7 +80,7 @@ def test_a_side_beside_itself(name):
     x = features(60, 7)
     score = getattr(sr, name)(x, x, k=6).item()
     if name == "cycle_knn":
-        assert 0.5 < score <= 1  # a near row need not have this one near
+        assert 0.5 < score <= 1  # the relation is not symmetric
     else:
         assert score == pytest.approx(1, abs=1e-6)
 
@@ -130,15 +131,15 @@ def test_chance_is_the_mean_over_all_pairings(grid, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_permutation_is_a_change_of_partners(name):
-    """The look-ups give what the metric gives for y[p]."""
-    from structure_reg.layers.grid import NEIGHBOURS
+    """The look-ups return the value of the metric for y[p]."""
+    from structure_reg.layers.grid import KNN_METRICS
 
     n, k = 30, 4
     xs, ys = [features(n, 4, s) for s in (0, 1)], [features(n, 4, s) for s in (2, 3, 4)]
     ys[0] = xs[0] + ys[0]
     g = torch.Generator().manual_seed(0)
     permutations = torch.stack([torch.randperm(n, generator=g) for _ in range(5)])
-    grid = NEIGHBOURS[name][0](
+    grid = KNN_METRICS[name][0](
         [nearest(x, k) for x in xs], [nearest(y, k) for y in ys], permutations
     )
     metric = getattr(sr, name)
@@ -148,22 +149,38 @@ def test_a_permutation_is_a_change_of_partners(name):
                 assert grid[b, i, j].item() == pytest.approx(metric(x, y[p], k=k).item(), abs=1e-6)
 
 
-# ---------------------------------------------------------------- the inputs that break others
+# ---------------------------------------------------------------- inputs that break others
 
 
 @pytest.mark.parametrize("mean", [100, 1000, 10_000])
 def test_a_common_mean_keeps_its_digits(mean):
-    """Cosines of such rows differ in the 7th digit; float32 has to rank them like float64."""
+    """Cosines of such rows differ in the 7th digit; float32 must rank them like float64."""
     x = (features(256, 64) + mean).float()
     near = nearest(x, 10).rows.tolist()
     expected = oracles.neighbour_lists(x.double().numpy(), 10)
     same = np.mean([a == b for a, b in zip(near, expected, strict=True)])
-    assert same > 0.98  # a row in fifty may have two neighbours that float32 cannot order
+    assert same > 0.98  # float32 cannot order two neighbours of a few rows
     half = (features(256, 64, 1) + mean).float()
     y = (x + half) / 2
     assert sr.mutual_knn(x, y, k=10).item() == pytest.approx(
         oracles.mutual_knn(x.double().numpy(), y.double().numpy(), 10), abs=2e-3
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [3, 40, 700])
+def test_products_with_deviations_are_cosines_minus_a_constant_of_the_row(n, dtype):
+    """Float32 keeps its digits although the cosines differ by less than 1e-5."""
+    x = (features(n, 16) + 1000).to(dtype)
+    deviations = unit_deviations(x)
+    assert deviations.dtype == dtype
+    unit = (x.double() / torch.linalg.vector_norm(x.double(), dim=1, keepdim=True)).numpy()
+    products = unit @ deviations.double().numpy().T
+    difference = unit @ unit.T - products
+    spread = np.ptp(unit @ unit.T, axis=1).min()
+    assert np.ptp(difference, axis=1).max() < 1e-3 * spread
+    # The largest deviation is as small as the rows are close, so that float32 has digits left.
+    assert np.abs(deviations.numpy()).max() < 0.01
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e4, 1e5, 1e30])
@@ -218,12 +235,12 @@ def test_constant_layers_are_all_ties(value):
 def test_groups_of_equal_rows_are_ties():
     x = features(20, 16).repeat_interleave(10, 0)
     assert sr.tie_fraction(x, k=5) == 1
-    assert sr.tie_fraction(x, k=9) == 0  # all of a group and none of another
+    assert sr.tie_fraction(x, k=9) == 0  # the whole group and no other row
     assert sr.mutual_knn(x, x + 0, k=9) == 1
 
 
 def test_zero_rows_are_at_right_angles_to_all():
-    """A row without direction must not look near: it has cosine 0, not the mean direction."""
+    """A zero row has cosine 0 to every other row, not the cosine of the mean direction."""
     x = features(40, 6).abs() + 1
     x[7] = 0
     c = oracles.cosines(x.numpy())
@@ -234,7 +251,7 @@ def test_zero_rows_are_at_right_angles_to_all():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_all_other_rows_are_neighbours_of_any(name):
-    """At k = n - 1 there is nothing to choose: the sets agree, whatever the features."""
+    """At k = n - 1 the sets of neighbours agree, whatever the features are."""
     x, y = features(6, 4), features(6, 4, 1)
     if name in ("mutual_knn", "jaccard_knn", "cycle_knn"):
         assert getattr(sr, name)(x, y, k=5) == 1
@@ -315,6 +332,6 @@ def test_masked_rows_are_no_rows(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_value_is_read(name):
-    """On the meta device there is none."""
+    """On the meta device, reading a value would fail."""
     x = torch.empty(40, 4, device="meta")
     assert getattr(sr, name)(x, x).shape == ()

@@ -1,4 +1,4 @@
-"""CCA and its variants, Procrustes and RSA: definition, invariances both ways, chance, edges."""
+"""CCA and its variants, Procrustes, RSA and RV: definitions, invariances, chance, edge cases."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_equals_the_definition(
 ) -> None:
     x, y = related(n, *widths, seed)
     expected = getattr(oracles, similarity.__name__)(x, y, **options)
-    # Angles near zero cost SciPy's cosine half of its digits.
+    # The cosine in SciPy loses half of its digits for angles near zero.
     torch.testing.assert_close(similarity(x, y, **options).item(), expected, rtol=1e-7, atol=1e-7)
 
 
@@ -162,7 +162,7 @@ def test_equal_rows_have_a_finite_gradient_in_rsa() -> None:
     assert x.grad.isfinite().all()
 
 
-# Chance and the edges of each, as documented.
+# Chance levels and edge cases, as documented.
 
 
 @pytest.mark.parametrize("d", [50, 90])
@@ -174,7 +174,7 @@ def test_cca_is_one_with_as_many_features_as_samples(d: int) -> None:
 
 
 def test_square_correlations_of_unrelated_features() -> None:
-    """max(dx, dy) / (n - 1) on average for CCA, k / (n - 1) for SVCCA of k components."""
+    """The mean is max(dx, dy) / (n - 1) for CCA and k / (n - 1) for SVCCA with k components."""
     draws = [(normal(41, 1, seed=s), normal(41, 6, seed=s + 10**4)) for s in range(400)]
     squares = torch.stack([cca(x, y) ** 2 for x, y in draws])
     assert squares.mean() == pytest.approx(6 / 40, abs=4 * squares.std().item() / 20)
@@ -198,7 +198,7 @@ def test_svcca_of_all_the_variance_is_cca() -> None:
 
 
 def test_procrustes_of_unrelated_features() -> None:
-    """64 samples: about .3, .76 and .97 at 8, 64 and 512 features."""
+    """With 64 samples: about 0.3, 0.76 and 0.97 for 8, 64 and 512 features."""
     for d, expected in ((8, 0.3), (64, 0.76), (512, 0.97)):
         draws = [procrustes(normal(64, d, seed=s), normal(64, d, seed=s + 9)) for s in range(9)]
         assert torch.stack(draws).mean().item() == pytest.approx(expected, abs=0.03)

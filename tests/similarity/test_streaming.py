@@ -1,4 +1,4 @@
-"""CKA batch by batch: one class is exact, the other is named for what it is."""
+"""CKA batch by batch: CKA is exact, MinibatchCKA is an average over batches."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_float32_features_of_large_mean_and_odd_scale() -> None:
 
 
 def test_all_batches_count() -> None:
-    """A stream that reports its last batch alone would pass on batches that are alike."""
+    """Similar batches could not detect a stream that reports only its last batch."""
     x, y = pair(40, 5, 5)
     x = x + torch.arange(40).double()[:, None]
     assert (streamed(x, y, [20, 20]) - cka(x[20:], y[20:])).abs() > 0.05
@@ -91,7 +91,7 @@ def test_minibatch_is_the_ratio_of_averages_and_not_the_full_value() -> None:
 
 
 def test_minibatch_keeps_batches_comparable() -> None:
-    """A loud batch weighs more: scaling each batch for itself would lose that."""
+    """A batch of larger scale weighs more; scaling each batch separately would lose that."""
     x, y = pair(40, 6, 9)
     x = torch.cat([x[:20], 10 * x[20:]])
     stream = MinibatchCKA()
