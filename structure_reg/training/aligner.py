@@ -21,15 +21,13 @@ from structure_reg.training._checks import (
 )
 from structure_reg.training.batches import Pairs
 from structure_reg.training.choice import choose_layers
-from structure_reg.training.closed_form import CLOSED_FORMS, Heads, shared_width
+from structure_reg.training.closed_form import Heads
 from structure_reg.training.file import STORED_OPTIONS, AlignerFile, read_aligner, write_aligner
+from structure_reg.training.fitting import closed_form_heads, trained_heads
 from structure_reg.training.inputs import Features, as_given, as_ids, finite_rows, layer_of
-from structure_reg.training.loop import train
 from structure_reg.training.options import StartOptions, TrainingOptions, field_names
 from structure_reg.training.schedules import cosine_decay
 from structure_reg.training.side import Side, scaling
-from structure_reg.training.start import starting_objective
-from structure_reg.training.validation import validator
 
 FEWEST = 8  # pairs, as select_layers and select_cca need them
 NOISE = 1.0  # standard deviations of a column, when training with STRUCTURE
@@ -253,15 +251,14 @@ class Aligner:
         side_y = Side("y", layer_y, *scaling(Y, self.standardise))
         sides = side_x, side_y
         pairs = Pairs(side_x.scaled(X), side_y.scaled(Y), as_ids(name, ids, X))
-        if isinstance(start.head, str) and start.head in CLOSED_FORMS:
-            dim = shared_width(self.dim, pairs.x, pairs.y)
-            heads, self.history_ = CLOSED_FORMS[start.head](pairs.x, pairs.y, dim), {}
+        if start.closed_form:
+            heads, self.history_ = closed_form_heads(pairs, start), {}
         else:
             if unpaired is not None:
                 check_unpaired(unpaired)
                 pairs = pairs._replace(unpaired=self._scaled(name, sides, *unpaired))
             held_out = None if validation is None else self._validation_pairs(sides, validation)
-            heads, self.history_ = trained(pairs, held_out, start, training)
+            heads, self.history_ = trained_heads(pairs, held_out, start, training)
         side_x.head, side_y.head = heads
         self._sides = sides
         return self
@@ -437,19 +434,3 @@ class Aligner:
     def _check_fitted(self, function: str) -> None:
         if not hasattr(self, "_sides"):
             raise no_fit(function)
-
-
-def trained(
-    pairs: Pairs, validation: Pairs | None, start: StartOptions, training: TrainingOptions
-) -> tuple[Heads, dict[str, list[float]]]:
-    """Heads trained on the pairs, and the history of their training."""
-    device = pairs.x.device
-    # The global generator initialises the weights of modules; afterwards it is put back.
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(training.seed)
-        objective = starting_objective(pairs, start, training.batch_size)
-        validate = None
-        if validation is not None:
-            validate = validator(objective, validation, training.monitor)
-        history = train(objective, pairs, training, validate)
-    return (objective.head_x, objective.head_y), history

@@ -38,6 +38,10 @@ class StartOptions:
     logit_scale: float | None
     standardise: bool
 
+    @property
+    def closed_form(self) -> bool:
+        return isinstance(self.head, str) and self.head in CLOSED_FORMS
+
     def __post_init__(self) -> None:
         """Refuse values of the wrong kind or out of range."""
         check_head(self.head, (*TRAINED, *CLOSED_FORMS))

@@ -1,0 +1,33 @@
+"""From scaled pairs to fitted heads, in closed form or by training."""
+
+from __future__ import annotations
+
+import torch
+
+from structure_reg.training.batches import Pairs
+from structure_reg.training.closed_form import CLOSED_FORMS, Heads, shared_width
+from structure_reg.training.loop import train
+from structure_reg.training.options import StartOptions, TrainingOptions
+from structure_reg.training.start import starting_objective
+from structure_reg.training.validation import validator
+
+
+def closed_form_heads(pairs: Pairs, start: StartOptions) -> Heads:
+    dim = shared_width(start.dim, pairs.x, pairs.y)
+    return CLOSED_FORMS[start.head](pairs.x, pairs.y, dim)
+
+
+def trained_heads(
+    pairs: Pairs, validation: Pairs | None, start: StartOptions, training: TrainingOptions
+) -> tuple[Heads, dict[str, list[float]]]:
+    """The heads, and the history of their training."""
+    device = pairs.x.device
+    # The global generator initialises the weights of modules; afterwards it is put back.
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(training.seed)
+        objective = starting_objective(pairs, start, training.batch_size)
+        validate = None
+        if validation is not None:
+            validate = validator(objective, validation, training.monitor)
+        history = train(objective, pairs, training, validate)
+    return (objective.head_x, objective.head_y), history
