@@ -88,7 +88,7 @@ def contents(path: Path) -> dict[str, bytes]:
 
 
 def count_kills(work: Work, directory: Path, every: int, chains: int) -> int:
-    """Kill after every `every` lines, then repeatedly at random times; compare the resumed stores."""
+    """Kill at every `every`-th line, then in chains at random times; compare the stores."""
     start = time.monotonic()
     finishes(work, directory / "whole")
     took, expected = time.monotonic() - start, contents(directory / "whole")

@@ -211,7 +211,9 @@ def test_refuses(fit: Fit) -> None:
         fit(x[:1], y[:1])
     for value in (torch.nan, torch.inf):
         y[3, 2] = value
-        with pytest.raises(ValueError, match=f"^{name}: expected y without NaN and infinity"):
+        with pytest.raises(
+            ValueError, match=f"^{name}: expected y to be finite, got NaN or infinity"
+        ):
             fit(x, y)
 
 
@@ -219,7 +221,7 @@ def test_refuses(fit: Fit) -> None:
     ("fit", "options", "error", "message"),
     [
         (fit_ridge, {"ridge": -1.0}, ValueError, "ridge >= 0, got -1"),
-        (fit_cca, {"dim": 6}, ValueError, "dim <= 5, the least of n - 1 and both widths, got 6"),
+        (fit_cca, {"dim": 6}, ValueError, r"dim <= min\(n - 1, d_x, d_y\) = 5, got 6"),
         (fit_csa, {"dim": 0}, ValueError, "dim >= 1, got 0"),
         (fit_csa, {"power": -1.0}, ValueError, "power >= 0, got -1"),
         (fit_cca, {"power": "1"}, TypeError, "power to be a number, got str"),
