@@ -171,7 +171,7 @@ def read_file(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
     except package.SafetensorError as error:
-        raise no_heads_file(function, path, f"another file ({error})") from error
+        raise no_heads_file(function, path, f"a file of another format ({error})") from error
 
 
 def empty_head(
