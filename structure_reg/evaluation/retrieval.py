@@ -33,16 +33,16 @@ class RetrievalDirection(NamedTuple):
     ks : tuple of int
         Cut-offs of `recall`, `precision` and `average_precision`.
     recall : Tensor of shape (len(ks),)
-        R@k: share of the queries with at least one positive among the first k, in [0, 1].
+        Recall (R@k): share of the queries with at least one positive among the first k, in [0, 1].
     precision : Tensor of shape (len(ks),)
-        P@k: share of positives among the first k, in [0, 1].
+        Precision (P@k): share of positives among the first k, in [0, 1].
     average_precision : Tensor of shape (len(ks),)
-        mAP@k: sum of the precisions at each positive among the first k, divided by the largest
-        possible number of positives there, in [0, 1].
+        Mean average precision up to k (mAP@k): sum of the precisions at each positive among the
+        first k, divided by the largest possible number of positives there, in [0, 1].
     mean_average_precision : Tensor of shape ()
-        mAP over the whole gallery, in (0, 1].
+        Mean average precision (mAP) over the whole gallery, in (0, 1].
     mean_reciprocal_rank : Tensor of shape ()
-        MRR: mean of 1 / rank of the best positive, in (0, 1].
+        Mean reciprocal rank (MRR): mean of 1 / rank of the best positive, in (0, 1].
     mean_rank, median_rank : Tensor of shape ()
         Mean and median rank of the best positive, counted from 1; lower is better.
     queries : Tensor of shape ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -59,6 +60,26 @@ class Manifest:
             **asdict(self),
         }
         write_text(directory / MANIFEST, json.dumps(facts, indent=1) + "\n")
+
+
+def start(
+    model: str, revision: str | None, preprocessing: Any, rows: range, total: int, ids_text: str
+) -> Manifest:
+    """Return the manifest of a store without features."""
+    return Manifest(
+        model=model,
+        revision=revision,
+        preprocessing=json.loads(json.dumps(preprocessing)),
+        start=rows.start,
+        stop=rows[-1] + 1,
+        step=rows.step,
+        total=total,
+        ids_crc32=zlib.crc32(ids_text.encode()),
+        extraction=None,
+        dtype=None,
+        layers={},
+        done=0,
+    )
 
 
 def read(directory: Path) -> Manifest:

@@ -131,20 +131,7 @@ class FeatureStore(Mapping[str, Tensor]):
         rows = range(len(ids)) if rows is None else rows
         check_row_range("FeatureStore.create", rows, len(ids))
         path, ids_text = Path(path), json.dumps([ids[row] for row in rows])
-        expected = Manifest(
-            model=model,
-            revision=revision,
-            preprocessing=json.loads(json.dumps(preprocessing)),
-            start=rows.start,
-            stop=rows[-1] + 1,
-            step=rows.step,
-            total=len(ids),
-            ids_crc32=zlib.crc32(ids_text.encode()),
-            extraction=None,
-            dtype=None,
-            layers={},
-            done=0,
-        )
+        expected = manifests.start(model, revision, preprocessing, rows, len(ids), ids_text)
         if not (path / MANIFEST).is_file():
             start_directory(path, expected, ids_text)
         store = cls(path)

@@ -12,9 +12,21 @@ from structure_reg._checks import check_count, check_number, check_paired
 from structure_reg._precision import result_dtype
 
 
-def check_at_most(function: str, name: str, value: int, most: int) -> None:
-    if value > most:
-        raise ValueError(f"{function}: expected {name} <= {most}, got {value}")
+def check_fit(
+    function: str, x: Tensor, y: Tensor, ridge: float | tuple[float, float] = 0.0
+) -> torch.dtype:
+    """Refuse pairs and ridges that no closed form can fit; return the dtype of the heads."""
+    check_paired(function, x=x, y=y)
+    check_ridge(function, ridge)
+    return result_dtype(x, y)
+
+
+def check_ridge(function: str, ridge: Any) -> None:
+    """Refuse all but a ridge for both sides, or a tuple of one for each side."""
+    if isinstance(ridge, tuple) and len(ridge) != 2:
+        raise ValueError(f"{function}: expected ridge to be one number or two, got {len(ridge)}")
+    for value in ridge if isinstance(ridge, tuple) else (ridge,):
+        check_number(function, "ridge", value, least=0.0)
 
 
 def check_dim(function: str, dim: Any, n: int, d_x: int, d_y: int) -> int:
@@ -28,33 +40,9 @@ def check_dim(function: str, dim: Any, n: int, d_x: int, d_y: int) -> int:
     return int(dim)
 
 
-def check_ridge(function: str, ridge: Any) -> None:
-    """Refuse all but a ridge for both sides, or a tuple of one for each side."""
-    if isinstance(ridge, tuple) and len(ridge) != 2:
-        raise ValueError(f"{function}: expected ridge to be one number or two, got {len(ridge)}")
-    for value in ridge if isinstance(ridge, tuple) else (ridge,):
-        check_number(function, "ridge", value, least=0.0)
-
-
-def check_heads(function: str, heads: Sequence[Any], kinds: Mapping[str, type]) -> None:
-    if not heads:
-        raise ValueError(f"{function}: expected at least one head, got none")
-    for head in heads:
-        if type(head) not in kinds.values():
-            raise TypeError(
-                f"{function}: expected heads that are one of {', '.join(kinds)}, "
-                f"got {type(head).__name__}; to store other modules, use "
-                "safetensors.torch.save_model"
-            )
-
-
-def check_fit(
-    function: str, x: Tensor, y: Tensor, ridge: float | tuple[float, float] = 0.0
-) -> torch.dtype:
-    """Refuse pairs and ridges that no closed form can fit; return the dtype of the heads."""
-    check_paired(function, x=x, y=y)
-    check_ridge(function, ridge)
-    return result_dtype(x, y)
+def check_at_most(function: str, name: str, value: int, most: int) -> None:
+    if value > most:
+        raise ValueError(f"{function}: expected {name} <= {most}, got {value}")
 
 
 def check_folds(function: str, distinct: int, least: int) -> None:
@@ -67,6 +55,18 @@ def check_folds(function: str, distinct: int, least: int) -> None:
 
 def no_finite_features(function: str, name: str) -> ValueError:
     return ValueError(f"{function}: expected {name} to be finite, got NaN or infinity")
+
+
+def check_heads(function: str, heads: Sequence[Any], kinds: Mapping[str, type]) -> None:
+    if not heads:
+        raise ValueError(f"{function}: expected at least one head, got none")
+    for head in heads:
+        if type(head) not in kinds.values():
+            raise TypeError(
+                f"{function}: expected heads that are one of {', '.join(kinds)}, "
+                f"got {type(head).__name__}; to store other modules, use "
+                "safetensors.torch.save_model"
+            )
 
 
 def no_heads_file(function: str, path: Any, got: str) -> ValueError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from structure_reg._checks import check_number
 from structure_reg.heads._checks import check_fit
 from structure_reg.heads.columns import columns, spectrum, whitening
 from structure_reg.heads.linear import LinearHead, linear_head
@@ -69,7 +70,8 @@ def fit_ridge(
     >>> retrieval(head_x(x[100:]), head_y(y[100:])).mean_recall
     tensor(1.)
     """
-    dtype = check_fit("fit_ridge", x, y, ridge)
+    dtype = check_fit("fit_ridge", x, y)
+    check_number("fit_ridge", "ridge", ridge, least=0.0)
     X = columns("fit_ridge", "x", x, standardise=standardise)
     Y = columns("fit_ridge", "y", y, standardise=standardise)
     S = spectrum(X)

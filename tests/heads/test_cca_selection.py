@@ -1,4 +1,4 @@
-"""Ridges and power by held-out pairs: against refitting from the definition, fold by fold."""
+"""The chosen ridges and power against refitting from the definition, fold by fold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Heads in files: what comes back is what went in, and what is no such file is refused."""
+"""Heads survive a round trip through a file, and other files are refused."""
 
 from __future__ import annotations
 
