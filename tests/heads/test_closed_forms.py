@@ -132,7 +132,7 @@ def test_few_pairs_of_wide_features(fit: Fit, n: int, dtype: torch.dtype) -> Non
     assert z_x.isfinite().all()
     assert z_y.isfinite().all()
     assert head_dtype(heads[0]) == torch.promote_types(dtype, torch.float32)
-    # Two centred rows are opposite on both sides; more rows are closer to their partners on average.
+    # Two centred rows are opposite on both sides; with more, partners are closer on average.
     S = normalize(z_x, dim=1) @ normalize(z_y, dim=1).T
     assert S.diagonal().mean() > S.mean()
 
