@@ -1,4 +1,4 @@
-"""`python -m structure_reg`, and what importing the package brings along."""
+"""`python -m structure_reg`, and the modules that importing the package loads."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def test_a_wrong_value_fails(
     printed = capsys.readouterr()
     assert "FAILED clip_loss and its closed form" in printed.out
     assert "ok     structure_loss and its closed form" in printed.out
-    assert printed.err.strip().startswith("structure_reg: expected all within 0.0001, got ")
+    assert printed.err.strip().startswith(
+        "structure_reg: expected relative errors of at most 0.0001, got "
+    )
 
 
 def test_a_device_that_cannot_compute_fails(
@@ -53,12 +55,12 @@ def test_runs_as_a_module() -> None:
     assert "structure-reg" in in_a_new_process("-m", "structure_reg")
 
 
-def test_importing_adds_nothing_to_torch_but_the_standard_library() -> None:
-    """Start-up is ours alone: no compiler, no NumPy, no framework that torch left aside."""
+def test_importing_adds_only_einops_and_the_standard_library_to_torch() -> None:
+    """Start-up imports no compiler, no NumPy and no framework that torch does not import itself."""
     new = in_a_new_process(
         "-c",
         "import sys, torch; before = set(sys.modules); import structure_reg;"
         "print(*sorted(set(sys.modules) - before))",
     )
-    ours = {"structure_reg", *sys.stdlib_module_names}
+    ours = {"structure_reg", "einops", *sys.stdlib_module_names}
     assert {name for name in new.split() if name.split(".")[0] not in ours} == set()

@@ -1,1 +1,1 @@
-"""How good an alignment is: measured, not trained on; ties and collapsed heads score chance."""
+"""Measures of alignment quality, not meant for training; ties and collapsed heads score chance."""

@@ -1,4 +1,4 @@
-"""Every error of an evaluation, in the voice of :mod:`structure_reg._checks`."""
+"""Every error of the evaluation functions, in the form of :mod:`structure_reg._checks`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from structure_reg._checks import (
 
 
 def check_gallery(function: str, x: Any, y: Any, ids: Any, y_ids: Any) -> None:
-    """Refuse sides of different width, and ids that do not tell which rows belong together."""
+    """Refuse sides of different widths, and sides without ids or a pairing by row."""
     check_features(function, rows=1, x=x, y=y)
     check_same_width(function, x=x, y=y)
     check_device(function, "x and y", x, y)
@@ -25,13 +25,13 @@ def check_gallery(function: str, x: Any, y: Any, ids: Any, y_ids: Any) -> None:
     if y_ids is None:
         check_paired(function, rows=1, x=x, y=y)
     elif ids is None:
-        raise ValueError(f"{function}: expected ids beside y_ids, got None")
+        raise ValueError(f"{function}: expected ids together with y_ids, got None")
     else:
         check_ids(function, y_ids, y, name="y_ids")
 
 
 def check_classes(function: str, x: Any, classes: Any, labels: Any) -> None:
-    """Refuse classes of another width than the samples, and labels that are not one a sample."""
+    """Refuse classes that differ from the samples in width, and all but one label per sample."""
     check_features(function, rows=1, x=x, classes=classes)
     check_same_width(function, x=x, classes=classes)
     check_device(function, "x and classes", x, classes)
@@ -54,8 +54,8 @@ def check_callable(function: str, name: str, value: Any) -> None:
         raise TypeError(f"{function}: expected {name} to be callable, got {type(value).__name__}")
 
 
-def check_kept_neighbours(function: str, k: Any, n: int) -> None:
-    """Refuse k for which all other rows are neighbours, so that none can be lost."""
+def check_neighbours(function: str, k: Any, n: int) -> None:
+    """Refuse k = n - 1, where every other row is a neighbour and none can change."""
     check_count(function, "k", k)
     if k > n - 2:
         raise ValueError(f"{function}: expected k <= n - 2, got k = {k}, n = {n}")
@@ -65,6 +65,6 @@ def check_ks(function: str, ks: Any) -> None:
     if not isinstance(ks, Sequence) or isinstance(ks, str):
         raise TypeError(f"{function}: expected ks to be a list of integers, got {ks!r}")
     if not ks:
-        raise ValueError(f"{function}: expected ks with at least one cut-off, got none")
+        raise ValueError(f"{function}: expected at least one cut-off in ks, got none")
     for k in ks:
         check_count(function, "ks", k)

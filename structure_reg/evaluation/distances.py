@@ -1,8 +1,9 @@
-"""Tiles of distances between all rows, and who is among the k nearest when some are equal."""
+"""Tiles of pairwise distances, and membership among the k nearest when distances are equal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,37 +19,48 @@ METRICS = ("euclidean", "cosine")
 def distance_tiles(
     x: Tensor, y: Tensor, metric: str
 ) -> Iterator[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]:
-    """For the same block of rows, the distances to all rows on both sides, and their rounding.
+    """Yield both sides' distances from one block of rows to all rows, with their rounding errors.
 
-    In float64: a nearest neighbour may be nearer than the rounding of a float32 Gram product.
-    A row's distance to itself is infinite. Distances are less a constant of each row.
+    Distances are computed in float64, because a nearest neighbour may be closer than the rounding
+    error of a float32 Gram product. They are shifted by a constant per row, and the distance of a
+    row to itself is infinite.
     """
-    sides = [nearness(x, metric), nearness(y, metric)]
+    sides = [distance_factors(x, metric), distance_factors(y, metric)]
     for rows in tiles(len(x), 8 * 8 * len(x)):
-        found = []
-        for queries, others, offset, rounding in sides:
-            with full_precision(x.device):
-                D = torch.addmm(offset, queries[rows], others.mT, alpha=-1)  # (b, n)
-            D[:, rows].fill_diagonal_(torch.inf)
-            found.append((D, rounding))
-        yield found[0], found[1]
+        tile_x, tile_y = (distance_tile(side, rows) for side in sides)
+        yield tile_x, tile_y
 
 
-def nearness(x: Tensor, metric: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Rows, rows and offset o such that o_j - q_i · w_j orders the others of i by distance."""
+class DistanceFactors(NamedTuple):
+    """For row i, o_j - q_i · w_j is in the order of the distances to the rows j."""
+
+    q: Tensor  # (n, d)
+    w: Tensor  # (n, d)
+    o: Tensor  # (n,)
+    rounding: Tensor  # ()
+
+
+def distance_tile(side: DistanceFactors, rows: slice) -> tuple[Tensor, Tensor]:
+    with full_precision(side.q.device):
+        D = torch.addmm(side.o, side.q[rows], side.w.mT, alpha=-1)  # (b, n)
+    D[:, rows].fill_diagonal_(torch.inf)
+    return D, side.rounding
+
+
+def distance_factors(x: Tensor, metric: str) -> DistanceFactors:
     if metric == "cosine":
-        queries = unit_rows(x.double())
-        others = center(queries)
-        offset = others.new_zeros(len(x))
+        q = unit_rows(x.double())
+        w = center(q)
+        o = w.new_zeros(len(x))
     else:
-        queries = others = center(x.double())
-        offset = others.square().sum(-1) / 2  # (n,)
+        q = w = center(x.double())
+        o = w.square().sum(-1) / 2
     eps = torch.finfo(torch.float64).eps
-    return queries, others, offset, 16 * eps * others.square().sum(-1).amax()
+    return DistanceFactors(q, w, o, 16 * eps * w.square().sum(-1).amax())
 
 
 def memberships(distance: Tensor, k: int, rounding: Tensor) -> Tensor:
-    """Probability that each column is among the k nearest: 1, 0, or its share of the last tie."""
+    """Return the probability of each column to be among the k nearest: 0 or 1 unless it ties."""
     kth = distance.kthvalue(k, 1, keepdim=True).values  # (b, 1)
     first, last = kth - rounding, kth + rounding
     nearer, reached = distance < first, distance <= last

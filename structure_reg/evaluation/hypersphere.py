@@ -1,4 +1,4 @@
-"""Two clouds of directions on the sphere: how far apart, how close in pairs, how evenly spread."""
+"""Features as directions on the unit sphere: modality gap, alignment and uniformity."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from structure_reg.evaluation.ranks import tiles
 
 @torch.no_grad()
 def modality_gap(x: Tensor, y: Tensor) -> Tensor:
-    r"""Distance of the two sides' mean directions.
+    r"""Distance between the mean directions of the two sides.
 
     .. math:: \Bigl\| \frac1{n_x} \sum_i \hat x_i - \frac1{n_y} \sum_j \hat y_j \Bigr\|,
               \qquad \hat x = x / \| x \|
@@ -29,25 +29,25 @@ def modality_gap(x: Tensor, y: Tensor) -> Tensor:
     Parameters
     ----------
     x, y : Tensor of shape (n_x, d), (n_y, d)
-        Both sides after their heads, paired or not.
+        Features of both sides after their heads, paired or not.
 
     Returns
     -------
     Tensor of shape ()
-        In [0, 2]; symmetric; 0 where the clouds share their mean, which does not make them
-        aligned; float32, or float64 if an input is; without gradient. Unchanged by a scale per row
-        and by one rotation of both.
+        The gap in [0, 2], in float32, or float64 if an input is, without gradient. Symmetric. It is
+        0 when the two means agree, which does not imply that pairs are aligned. Invariant to
+        scaling each row and to one rotation of both sides.
 
     Raises
     ------
     TypeError
         If an argument is not a floating tensor.
     ValueError
-        If the widths or devices differ, or a side has no rows.
+        If widths or devices differ, or if a side has no rows.
 
     See Also
     --------
-    alignment : Distance of the partners instead of the means.
+    alignment : Distance between partners instead of means.
 
     References
     ----------
@@ -68,7 +68,7 @@ def modality_gap(x: Tensor, y: Tensor) -> Tensor:
 
 @torch.no_grad()
 def alignment(x: Tensor, y: Tensor, *, alpha: float = 2.0) -> Tensor:
-    r"""Mean distance of partners on the unit sphere, to a power: Wang and Isola's alignment.
+    r"""Mean distance between partners on the unit sphere, raised to a power.
 
     .. math:: \frac1n \sum_i \| \hat x_i - \hat y_i \|^\alpha, \qquad \hat x = x / \| x \|
 
@@ -77,26 +77,26 @@ def alignment(x: Tensor, y: Tensor, *, alpha: float = 2.0) -> Tensor:
     x, y : Tensor of shape (n, d)
         Paired features after their heads.
     alpha : float
-        Positive.
+        Exponent of the distance, positive.
 
     Returns
     -------
     Tensor of shape ()
-        In [0, 2^alpha]; lower is better; symmetric; with alpha = 2 it is 2 less twice the mean
-        cosine. A head that has collapsed scores 0: read it beside :func:`uniformity`. float32, or
-        float64 if an input is; without gradient. Unchanged by a scale per row and by one rotation
-        of both.
+        The alignment in [0, 2^alpha], in float32, or float64 if an input is, without gradient.
+        Lower is better. Symmetric. With alpha = 2, it equals 2 minus twice the mean cosine. A
+        collapsed head scores 0, so read it together with :func:`uniformity`. Invariant to scaling
+        each row and to one rotation of both sides.
 
     Raises
     ------
     TypeError
-        If an argument is of the wrong kind.
+        If an argument is of the wrong type.
     ValueError
-        If the shapes, rows or devices do not fit, or `alpha` is not positive.
+        If shapes, numbers of rows or devices do not match, or if `alpha` is not positive.
 
     See Also
     --------
-    uniformity : The other half, whether rows are spread out.
+    uniformity : How evenly rows are spread, the counterpart of alignment.
 
     References
     ----------
@@ -113,13 +113,13 @@ def alignment(x: Tensor, y: Tensor, *, alpha: float = 2.0) -> Tensor:
     check_same_width("alignment", x=x, y=y)
     check_number("alignment", "alpha", alpha, above=0.0)
     x, y = promote(x, y)
-    squared = (unit_rows(x) - unit_rows(y)).square().sum(-1)  # (n,)
-    return squared.pow(alpha / 2).mean()
+    squared_distance = (unit_rows(x) - unit_rows(y)).square().sum(-1)  # (n,)
+    return squared_distance.pow(alpha / 2).mean()
 
 
 @torch.no_grad()
 def uniformity(x: Tensor, *, t: float = 2.0) -> Tensor:
-    r"""Logarithm of the mean Gaussian potential of two rows on the unit sphere.
+    r"""Logarithm of the mean Gaussian potential between rows on the unit sphere.
 
     .. math:: \log \frac{1}{n (n - 1)} \sum_{i \ne j} e^{-t \| \hat x_i - \hat x_j \|^2},
               \qquad \hat x = x / \| x \|
@@ -127,28 +127,29 @@ def uniformity(x: Tensor, *, t: float = 2.0) -> Tensor:
     Parameters
     ----------
     x : Tensor of shape (n, d)
-        One side after its head, n >= 2.
+        Features of one side after its head, n >= 2.
     t : float
-        Positive.
+        Sharpness of the Gaussian, positive.
 
     Returns
     -------
     Tensor of shape ()
-        In [-4t, 0]; lower is more evenly spread, 0 when all rows are one direction; about
-        :math:`\log {}_0F_1(d/2;\, t^2) - 2t` for rows spread evenly, which nears -2t as d grows;
-        float32, or float64 if `x` is; without gradient. Unchanged by a scale per row and by a
-        rotation. Scratch memory is that of :func:`tile_budget`.
+        The uniformity in [-4t, 0], in float32, or float64 if `x` is, without gradient. Lower means
+        more evenly spread, and 0 means that all rows share one direction. Rows that are uniform on
+        the sphere score about :math:`\log {}_0F_1(d/2;\, t^2) - 2t`, which approaches -2t as d
+        grows. Invariant to scaling each row and to rotation. Scratch memory is bounded by
+        :func:`tile_budget`.
 
     Raises
     ------
     TypeError
-        If an argument is of the wrong kind.
+        If an argument is of the wrong type.
     ValueError
-        If the shape does not fit, n < 2, or `t` is not positive.
+        If `x` is not of shape (n, d), if n < 2, or if `t` is not positive.
 
     See Also
     --------
-    alignment : The other half, whether partners are close.
+    alignment : How close partners are, the counterpart of uniformity.
 
     References
     ----------
@@ -168,7 +169,7 @@ def uniformity(x: Tensor, *, t: float = 2.0) -> Tensor:
     parts = []
     with full_precision(x.device):
         u = unit_rows(x)
-        squared = u.square().sum(-1)  # (n,), 1 but for zero rows
+        squared = u.square().sum(-1)  # (n,), 1 except for zero rows
         for rows in tiles(n, 3 * u.element_size() * n):
             D = torch.addmm(squared, u[rows], u.mT, alpha=-2).add_(squared[rows, None])  # (b, n)
             D[:, rows].fill_diagonal_(torch.inf)

@@ -1,4 +1,4 @@
-"""The scores that rankings are made of: tiles of cosines, told apart to the last digit."""
+"""Cosine scores for rankings, precise enough to tell nearly parallel rows apart."""
 
 from __future__ import annotations
 
@@ -8,33 +8,32 @@ from torch import Tensor
 from structure_reg._gram import unit_rows
 from structure_reg._tiles import slices, tile_rows
 
-# Rows that are normalised at a time: float64 only for a few of them.
-ROWS = 1024
+BLOCK_ROWS = 1024  # rows in float64 at a time
 
 
 def tiles(n: int, bytes_per_row: int) -> list[slice]:
-    """Slices of n rows that fit the tile budget."""
+    """Return slices of n rows that fit the tile budget."""
     return slices(n, tile_rows(bytes_per_row))
 
 
 def unit_deviations(x: Tensor) -> Tensor:
-    """Unit rows less their mean c: u·(w - c) ranks rows w as u·w does.
+    """Subtract the mean c from unit rows w: u·(w - c) ranks the rows as u·w does.
 
-    Features in a narrow cone have cosines that differ in the seventh digit, where float32 ends.
-    Less what they share, all digits tell them apart.
+    Cosines of features in a narrow cone differ in the seventh digit, at the limit of float32.
+    Without their common part, all digits are left to tell them apart.
     """
-    blocks = torch.split(x, ROWS)
+    blocks = torch.split(x, BLOCK_ROWS)
     c = torch.stack([unit_rows(rows.double()).sum(0) for rows in blocks]).sum(0) / len(x)  # (d,)
     return torch.cat([(unit_rows(rows.double()) - c).to(x.dtype) for rows in blocks])
 
 
 def score_rounding(gallery: Tensor) -> Tensor:
-    """How far apart the products of one unit row with two equal rows may come out."""
+    """Bound the difference between the products of one unit row with two equal rows."""
     longest = gallery.square().sum(-1).amax().sqrt()
     eps = torch.finfo(gallery.dtype).eps
     return 8 * eps * longest + 64 * torch.finfo(torch.float64).eps
 
 
 def nan_of(*tensors: Tensor) -> Tensor:
-    """0, or NaN if a tensor holds a value that is not finite: comparisons would hide it."""
+    """Return NaN if any value is not finite, otherwise 0: comparisons alone would hide it."""
     return torch.stack([0 * x.sum(dtype=torch.float64) for x in tensors]).sum()

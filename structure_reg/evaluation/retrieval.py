@@ -1,4 +1,4 @@
-"""Retrieval both ways: does a row find its partner among all rows of the other side?"""
+"""Retrieval in both directions: does a row find its partner among all rows of the other side?"""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from structure_reg._gram import unit_rows
@@ -25,27 +26,27 @@ from structure_reg.evaluation.ties import (
 
 
 class RetrievalDirection(NamedTuple):
-    """Retrieval one way, averaged over the queries that have a positive in the gallery.
+    """Retrieval in one direction, averaged over the queries with a positive in the gallery.
 
     Parameters
     ----------
     ks : tuple of int
-        The cut-offs of the next three.
+        Cut-offs of `recall`, `precision` and `average_precision`.
     recall : Tensor of shape (len(ks),)
-        R@k: share of the queries with a positive, whichever, among the first k. In [0, 1].
+        Recall (R@k): share of the queries with at least one positive among the first k, in [0, 1].
     precision : Tensor of shape (len(ks),)
-        Positives among the first k, over k. In [0, 1].
+        Precision (P@k): share of positives among the first k, in [0, 1].
     average_precision : Tensor of shape (len(ks),)
-        Up to k, mAP@k: precision at each positive among the first k, summed, over the number of
-        positives that could be there. In [0, 1].
+        Mean average precision up to k (mAP@k): sum of the precisions at each positive among the
+        first k, divided by the largest possible number of positives there, in [0, 1].
     mean_average_precision : Tensor of shape ()
-        Over the whole gallery, mAP. In (0, 1].
+        Mean average precision (mAP) over the whole gallery, in (0, 1].
     mean_reciprocal_rank : Tensor of shape ()
-        MRR: mean of 1 / rank of the best positive. In (0, 1].
+        Mean reciprocal rank (MRR): mean of 1 / rank of the best positive, in (0, 1].
     mean_rank, median_rank : Tensor of shape ()
-        Of the best positive, counted from 1; lower is better.
+        Mean and median rank of the best positive, counted from 1; lower is better.
     queries : Tensor of shape ()
-        How many queries had a positive, int64.
+        Number of queries with a positive, int64.
     """
 
     ks: tuple[int, ...]
@@ -60,12 +61,12 @@ class RetrievalDirection(NamedTuple):
 
 
 class Retrieval(NamedTuple):
-    """Retrieval both ways, as :func:`retrieval` returns it; printed as a short table.
+    """Retrieval in both directions, the result of :func:`retrieval`; it prints as a table.
 
     Parameters
     ----------
     x_to_y, y_to_x : RetrievalDirection
-        Rows of the first as queries, rows of the second as gallery.
+        Measures with the first side as queries and the second side as gallery.
     """
 
     x_to_y: RetrievalDirection
@@ -73,7 +74,7 @@ class Retrieval(NamedTuple):
 
     @property
     def mean_recall(self) -> Tensor:
-        """Mean of the recalls at every k, both ways: one figure to compare heads by."""
+        """Recall averaged over all k and both directions, a single number to compare heads by."""
         return (self.x_to_y.recall.mean() + self.y_to_x.recall.mean()) / 2
 
     def __str__(self) -> str:
@@ -100,54 +101,56 @@ def retrieval(
     y_ids: Tensor | None = None,
     ks: Sequence[int] = (1, 5, 10),
 ) -> Retrieval:
-    r"""Rank all rows of one side by their cosine to each row of the other, both ways.
+    r"""Rank all rows of one side by their cosine to each row of the other, in both directions.
 
-    Equal scores share their places: every measure is its mean over all orders of the tied rows,
-    each as likely as the next. With a rows above the best positive and, at its score, m positives
-    and t negatives, J of which come first,
+    If scores are equal, every measure is its expectation over a uniformly random order of the tied
+    rows. With a rows above the best positive, and with m positives and t negatives tied at its
+    score, the number J of negatives that come before the first positive satisfies
 
     .. math::
         P(J \ge j) = \binom{t + m - j}{m} \Big/ \binom{t + m}{m}, \qquad
         E[\text{rank}] = a + 1 + \frac{t}{m + 1}
 
-    so a head that maps all rows to one point scores chance. mAP is averaged over the orders in the
-    same way.
+    so a head that maps all rows to one point scores chance. mAP is averaged over the orders of tied
+    rows in the same way.
 
     Parameters
     ----------
     x : Tensor of shape (n_x, d)
-        Rows of one side, after its head; their length does not matter.
+        Features of one side after its head, at any scale.
     y : Tensor of shape (n_y, d)
-        Rows of the other; as many as of `x`, row by row its partners, unless `y_ids` says
-        otherwise.
+        Features of the other side. Without `y_ids`, row i of `y` is the partner of row i of `x`,
+        and n_y = n_x.
     ids : Tensor of shape (n_x,), optional
-        Integers; rows that share one are positives of each other. None: row i of `x` belongs to
-        row i of `y` alone.
+        Integer ids of the rows; rows with the same id are positives of each other. By default, row
+        i of `x` has row i of `y` as its only positive.
     y_ids : Tensor of shape (n_y,), optional
-        Those of `y`, where it is a gallery of its own: images beside their five captions each, the
-        different texts only, distractors that nobody looks for. None: `ids`.
+        Integer ids of the rows of `y` if they are not those of `x`: for images with five captions
+        each, for a gallery of distinct texts, or for distractors without a query. `ids` by default.
     ks : sequence of int
         Cut-offs of R@k, P@k and mAP@k.
 
     Returns
     -------
     Retrieval
-        `x_to_y` and `y_to_x`, a :class:`RetrievalDirection` each, and their `mean_recall`; 0-d
-        tensors, float32, or float64 if an input is, without gradient. A query without a positive
-        is left out, and NaN stands where all are. NaN if an input holds one, or an infinity.
-        Cosines that differ by their rounding only are equal. Scratch memory is that of
-        :func:`tile_budget`; the function reads how many positives a row has, so on a GPU it waits.
+        A :class:`RetrievalDirection` for `x_to_y` and one for `y_to_x`, and their `mean_recall`.
+        The measures are float32, or float64 if an input is, without gradient. Queries without a
+        positive are left out; if none is left, the measures are NaN. They are also NaN if an input
+        is not finite. Cosines that differ only by rounding count as equal. Scratch memory is
+        bounded by :func:`tile_budget`. The function reads the number of positives per row, so the
+        host waits for a GPU.
 
     Raises
     ------
     TypeError
-        If an argument is of the wrong kind.
+        If an argument is of the wrong type.
     ValueError
-        If the shapes or devices do not fit, `y_ids` comes without `ids`, or a k is not positive.
+        If shapes or devices do not match, if `y_ids` is passed without `ids`, or if a k is not
+        positive.
 
     See Also
     --------
-    zero_shot : Classes instead of partners.
+    zero_shot : Classification with classes in place of partners.
 
     References
     ----------
@@ -156,7 +159,7 @@ def retrieval(
 
     Examples
     --------
-    A head that has collapsed finds what guessing finds:
+    A collapsed head scores as random guessing does:
 
     >>> x = torch.randn(100, 8, generator=torch.Generator().manual_seed(0))
     >>> print(retrieval(x, torch.ones(100, 8)))
@@ -179,18 +182,41 @@ def retrieval(
         y_ids = ids
     with full_precision(x.device):
         return Retrieval(
-            direction(x, y, ids, y_ids, tuple(ks)), direction(y, x, y_ids, ids, tuple(ks))
+            retrieve(x, y, ids, y_ids, tuple(ks)), retrieve(y, x, y_ids, ids, tuple(ks))
         )
 
 
-def direction(
+def retrieve(
     queries: Tensor, gallery: Tensor, ids: Tensor, gallery_ids: Tensor, ks: tuple[int, ...]
 ) -> RetrievalDirection:
-    k = torch.tensor([*ks, len(gallery)], device=queries.device)  # the last: no cut-off
+    k = torch.tensor([*ks, len(gallery)], device=queries.device)  # the last one is no cut-off
+    values, positives = measure_queries(queries, gallery, ids, gallery_ids, k)
+    values = values[positives > 0] + nan_of(queries, gallery)  # (n, 3 K + 2)
+    recall, precision, average_precision = rearrange(
+        values[:, :-2].mean(0).to(gallery), "(measure k) -> measure k", measure=3
+    )
+    reciprocal_rank, rank = values[:, -2:].unbind(1)
+    return RetrievalDirection(
+        ks,
+        recall[:-1],
+        precision[:-1],
+        average_precision[:-1],
+        average_precision[-1],
+        reciprocal_rank.mean().to(gallery),
+        rank.mean().to(gallery),
+        (rank.quantile(0.5) if len(rank) else rank.mean()).to(gallery),
+        (positives > 0).sum(),
+    )
+
+
+def measure_queries(
+    queries: Tensor, gallery: Tensor, ids: Tensor, gallery_ids: Tensor, k: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return all measures of each query, (n, 3 K + 2), and its number of positives, (n,)."""
     W = unit_deviations(gallery)
     rounding = score_rounding(W)
     sorted_ids, order = gallery_ids.sort()
-    first = torch.searchsorted(sorted_ids, ids)  # (n,) where a query's positives start in order
+    first = torch.searchsorted(sorted_ids, ids)  # (n,) start of a query's positives in `order`
     positives = torch.searchsorted(sorted_ids, ids, right=True) - first  # (n,)
     parts = []
     for rows in tiles(len(queries), 40 * len(W)):
@@ -198,31 +224,19 @@ def direction(
         j = torch.arange(max(1, int(positives[rows].amax())), device=S.device)  # (m,)
         valid = j < positives[rows, None]  # (b, m)
         columns = order[(first[rows, None] + j).clamp(max=len(order) - 1)]  # (b, m)
-        parts.append(per_query(standing(S, columns, valid, rounding), valid, k))
-    values = torch.cat(parts)[positives > 0] + nan_of(queries, gallery)  # (n, 3 K + 2)
-    recall, precision, average = values[:, :-2].mean(0).to(W).reshape(3, len(k))
-    inverse, rank = values[:, -2:].unbind(1)
-    return RetrievalDirection(
-        ks,
-        recall[:-1],
-        precision[:-1],
-        average[:-1],
-        average[-1],
-        inverse.mean().to(W),
-        rank.mean().to(W),
-        (rank.quantile(0.5) if len(rank) else rank.mean()).to(W),
-        (positives > 0).sum(),
-    )
+        parts.append(expected_measures(standing(S, columns, valid, rounding), valid, k))
+    return torch.cat(parts), positives
 
 
-def per_query(s: Standing, valid: Tensor, k: Tensor) -> Tensor:
-    """All measures of each query, side by side, float64."""
+def expected_measures(s: Standing, valid: Tensor, k: Tensor) -> Tensor:
+    """Concatenate the measures of each query, (b, 3 K + 2), in float64."""
     f = first_positive(s)
-    among_first = share_of_first(k, s.above[:, :, None].double(), s.tied[:, :, None])  # (b, m, K)
+    above, tied, valid_k = (rearrange(z, "b m -> b m 1") for z in (s.above, s.tied, valid))
+    among_first = share_of_first(k, above.double(), tied)  # (b, m, K)
     return torch.cat(
         [
             expected_hit(f, k),
-            torch.where(valid[:, :, None], among_first, 0).sum(1) / k,
+            torch.where(valid_k, among_first, 0).sum(1) / k,
             expected_average_precision(s, valid, k),
             expected_reciprocal_rank(f)[:, None],
             expected_rank(f)[:, None],

@@ -1,7 +1,7 @@
-"""What a ranking is worth when scores tie: the mean over all orders of the tied columns.
+"""Ranking measures under ties: expectations over all orders of the tied columns.
 
-A head that maps all rows to one point gets what guessing gets, neither the first place nor the
-last, and the value does not depend on the order of the rows.
+A head that maps all rows to one point then scores as random guessing does, neither best nor worst,
+and no value depends on the order of the rows.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import torch
 from torch import Tensor
 from torch.special import digamma
 
-# Up to this many thresholds a row, a pass over the row for each is cheaper than sorting it.
+# Up to this many thresholds per row, one pass per threshold is cheaper than sorting the row.
 PASSES = 16
 
 
 class Standing(NamedTuple):
-    """Where each positive of a query stands among all columns, and among the positives."""
+    """Place of each positive of a query among all columns, and among the positives."""
 
-    above: Tensor  # (b, m) columns that score higher
-    tied: Tensor  # (b, m) columns that score the same, itself included
+    above: Tensor  # (b, m) number of columns that score higher
+    tied: Tensor  # (b, m) number of columns with the same score, itself included
     positives_above: Tensor  # (b, m)
     positives_tied: Tensor  # (b, m)
-    best: Tensor  # (b, 1) the positive that scores highest
+    best: Tensor  # (b, 1) index of the positive with the highest score
 
 
 def standing(S: Tensor, columns: Tensor, valid: Tensor, rounding: Tensor) -> Standing:
-    """Count what scores above each positive and what ties with it: closer than the rounding."""
+    """Count the columns above each positive and those tied with it, up to rounding."""
     T = S.gather(1, columns).masked_fill(~valid, -torch.inf)  # (b, m)
     above, tied = places(S, T, rounding)
     positives_above, positives_tied = places(T, T, rounding)
@@ -35,7 +35,7 @@ def standing(S: Tensor, columns: Tensor, valid: Tensor, rounding: Tensor) -> Sta
 
 
 def places(S: Tensor, T: Tensor, rounding: Tensor) -> tuple[Tensor, Tensor]:
-    """How many scores of each row are above each of its T, and how many are equal to it."""
+    """Count the scores S of each row above each threshold T, and those equal to it."""
     above, least = (T + rounding).contiguous(), (T - rounding).contiguous()  # (b, m)
     if T.shape[1] > PASSES:
         ascending = S.sort(1).values  # (b, n)
@@ -51,16 +51,16 @@ def count(mask: Tensor) -> Tensor:
 
 
 def share_of_first(k: Tensor, above: Tensor, tied: Tensor) -> Tensor:
-    """Probability that a column is among the first k: 1, 0, or its share of the tied places."""
+    """Return the probability of a column to be among the first k: 0 or 1 unless it ties."""
     return ((k - above) / tied).clamp(0, 1)
 
 
 class FirstPositive(NamedTuple):
-    """The rank of the first positive is above + 1 + J: J negatives of its tie come before it."""
+    """The rank of the first positive is above + 1 + J, with J tied negatives before it."""
 
     above: Tensor  # (b,)
-    positives: Tensor  # (b,) m, tied for it
-    negatives: Tensor  # (b,) t, tied with them
+    positives: Tensor  # (b,) m, tied at the best positive score
+    negatives: Tensor  # (b,) t, tied with these positives
 
 
 def first_positive(s: Standing) -> FirstPositive:
@@ -71,7 +71,7 @@ def first_positive(s: Standing) -> FirstPositive:
 
 
 def expected_rank(f: FirstPositive) -> Tensor:
-    """E[J] = t / (m + 1): m positives cut t negatives into m + 1 runs of equal mean length."""
+    """E[J] = t / (m + 1), as m positives split t negatives into m + 1 runs of equal mean length."""
     return f.above + 1 + f.negatives / (f.positives + 1)
 
 
@@ -90,7 +90,7 @@ def log_choose(n: Tensor, m: Tensor) -> Tensor:
 def expected_reciprocal_rank(f: FirstPositive) -> Tensor:
     """Sum of P(J = j) / (above + 1 + j), where P(J = j + 1) / P(J = j) = (t - j) / (t + m - 1 - j).
 
-    P(J = 0) = m / (t + m); as wide as the largest tie.
+    P(J = 0) = m / (t + m). The sum has as many terms as the largest tie.
     """
     a, m, t = (counts[:, None] for counts in f)
     j = torch.arange(1 + int(t.amax().nan_to_num()), device=t.device)  # (1 + t_max,)
@@ -102,10 +102,10 @@ def expected_reciprocal_rank(f: FirstPositive) -> Tensor:
 def expected_average_precision(s: Standing, valid: Tensor, k: Tensor) -> Tensor:
     r"""Mean precision at the positives among the first k, after McSherry and Najork (2008).
 
-    A tie of n columns, r of them positive, after N columns with R positives: its place i holds a
-    positive with probability r/n, and then the precision there is (R + 1 + (i - 1) q) / (N + i) on
-    average, q = (r - 1) / (n - 1). Summed over i = 1 ... L, with the digamma function for the
-    harmonic sums.
+    Consider a tie of n columns, r of them positive, after N columns with R positives. Place i of
+    the tie holds a positive with probability r/n; the expected precision there is then
+    (R + 1 + (i - 1) q) / (N + i) with q = (r - 1) / (n - 1). The sum over i = 1 ... L uses the
+    digamma function for the harmonic sums.
     """
     N, n, R, r = (
         torch.where(valid, counts, 1)[:, :, None].double()

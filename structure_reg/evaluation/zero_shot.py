@@ -1,4 +1,4 @@
-"""Zero-shot classification: classes are texts, a sample takes the nearest."""
+"""Zero-shot classification: each class is a text, and a sample belongs to the nearest one."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
+from einops import rearrange, reduce
 from torch import Tensor
 
 from structure_reg._checks import check_paired
@@ -18,7 +19,7 @@ from structure_reg.evaluation.ties import places, share_of_first
 
 @torch.no_grad()
 def class_embeddings(prompts: Tensor, *, head: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-    r"""Average the prompts of each class where they are compared: after the head, as directions.
+    r"""Average the prompts of each class after the head, as unit vectors.
 
     .. math:: c = \operatorname{rownorm}
               \Bigl( \frac1t \sum_{j=1}^{t} \operatorname{rownorm}(f(p_j)) \Bigr)
@@ -26,67 +27,65 @@ def class_embeddings(prompts: Tensor, *, head: Callable[[Tensor], Tensor] | None
     Parameters
     ----------
     prompts : Tensor of shape (c, t, d0)
-        Frozen text features, t templates filled with each of c class names. Classes of different
-        numbers of prompts: one call each, and `torch.cat`.
+        Frozen text features of t templates filled with each of c class names. For classes with
+        different numbers of prompts, call once per class and concatenate.
     head : callable, optional
-        The head f of the texts, from (n, d0) to (n, d), in eval mode if it is a module with
-        dropout. None: `prompts` went through it already.
+        Text head f from (n, d0) to (n, d); a module with dropout has to be in eval mode. By
+        default, `prompts` are features after the head already.
 
     Returns
     -------
     Tensor of shape (c, d)
-        Unit rows, or zero where the prompts of a class cancel; float32 or float64, without
-        gradient.
+        Class embeddings of unit length, or zero if the prompts of a class cancel out; float32, or
+        float64 if the features are, without gradient.
 
     Raises
     ------
     TypeError
         If `prompts` is not a floating tensor, or `head` not callable.
     ValueError
-        If a shape does not fit.
+        If `prompts` is not of shape (c, t, d0), or if the head changes the number of rows.
 
     See Also
     --------
-    zero_shot : What to do with them.
+    zero_shot : Classify samples by these embeddings.
 
     References
     ----------
-    Prompt ensembles: Radford et al., "Learning Transferable Visual Models From Natural Language
-    Supervision", ICML 2021, arXiv 2103.00020, section 3.1.4.
+    Radford et al., "Learning Transferable Visual Models From Natural Language Supervision",
+    ICML 2021, arXiv 2103.00020, section 3.1.4 (prompt ensembles).
 
     Examples
     --------
-    A long prompt counts as much as a short one:
+    Every prompt counts equally, whatever the norm of its features:
 
     >>> class_embeddings(torch.tensor([[[9.0, 0.0], [0.0, 1.0]]]))
     tensor([[0.7071, 0.7071]])
     """
     check_prompts("class_embeddings", prompts)
-    z = prompts.flatten(0, 1)  # (c t, d0)
+    z = texts = rearrange(prompts, "c t d0 -> (c t) d0")
     if head is not None:
         check_callable("class_embeddings", "head", head)
-        z = head(z)  # (c t, d)
-        check_paired(
-            "class_embeddings", rows=1, prompts=prompts.flatten(0, 1), **{"head(prompts)": z}
-        )
+        z = head(texts)  # (c t, d)
+        check_paired("class_embeddings", rows=1, prompts=texts, **{"head(prompts)": z})
     (z,) = promote(z)
     with full_precision(z.device):
-        return unit_rows(unit_rows(z).reshape(*prompts.shape[:2], -1).mean(1))  # (c, d)
+        return unit_rows(reduce(unit_rows(z), "(c t) d -> c d", "mean", c=len(prompts)))
 
 
 class ZeroShot(NamedTuple):
-    """What :func:`zero_shot` returns, printed as a short table.
+    """The result of :func:`zero_shot`; it prints as a table.
 
     Parameters
     ----------
     ks : tuple of int
-        The cut-offs of the next two.
+        Cut-offs of `accuracy` and `mean_per_class`.
     accuracy : Tensor of shape (len(ks),)
-        Top-k accuracy over the samples, in [0, 1].
+        Top-k accuracy over all samples, in [0, 1].
     mean_per_class : Tensor of shape (len(ks),)
-        Top-k accuracy within each class that has samples, averaged over these classes, in [0, 1].
+        Top-k accuracy of each class with samples, averaged over these classes, in [0, 1].
     macro_f1 : Tensor of shape ()
-        F1 of each class that has samples, averaged over these classes, in [0, 1].
+        F1 score of each class with samples, averaged over these classes, in [0, 1].
     """
 
     ks: tuple[int, ...]
@@ -100,48 +99,48 @@ class ZeroShot(NamedTuple):
             f"{f'top-{k}':10}{a:10.3f}{m:16.3f}"
             for k, a, m in zip(self.ks, self.accuracy, self.mean_per_class, strict=True)
         ]
-        head = f"{'':10}{'accuracy':>10}{'mean per class':>16}"
-        return "\n".join([head, *rows, f"{'macro F1':10}{self.macro_f1:10.3f}"])
+        header = f"{'':10}{'accuracy':>10}{'mean per class':>16}"
+        return "\n".join([header, *rows, f"{'macro F1':10}{self.macro_f1:10.3f}"])
 
 
 @torch.no_grad()
 def zero_shot(
     x: Tensor, classes: Tensor, labels: Tensor, *, ks: Sequence[int] = (1, 5)
 ) -> ZeroShot:
-    r"""Classify each sample by its nearest class in cosine, and count how often that is right.
+    r"""Classify each sample by the class with the highest cosine, and measure the accuracy.
 
-    Equal scores share their places, as in :func:`retrieval`: of r classes tied after a others, the
-    right one is among the first k with probability :math:`(k - a) / r`, at least 0 and at most 1.
-    A head that maps everything to one point scores k over the number of classes.
+    Ties count by their expectation, as in :func:`retrieval`: if the right class is one of r classes
+    tied after a others, it is among the first k with probability :math:`(k - a) / r`, clamped to
+    [0, 1]. A head that maps everything to one point has accuracy k over the number of classes.
 
     Parameters
     ----------
     x : Tensor of shape (n, d)
-        Samples after their head; their length does not matter.
+        Features of the samples after their head, at any scale.
     classes : Tensor of shape (c, d)
-        One row a class: :func:`class_embeddings`.
+        Embeddings of the classes, as from :func:`class_embeddings`.
     labels : Tensor of shape (n,)
-        Integers in [0, c): the row of the right class.
+        Index of the right class of each sample, an integer in [0, c).
     ks : sequence of int
-        Cut-offs of the accuracies.
+        Cut-offs of the top-k accuracies.
 
     Returns
     -------
     ZeroShot
-        Accuracy and mean accuracy per class for each k, and macro F1 of the tie-averaged confusion
-        matrix; float32, or float64 if an input is, without gradient. NaN if `x` or `classes` holds
-        one, or an infinity.
+        Accuracy and mean accuracy per class for each k, and macro F1 of the expected confusion
+        matrix, in float32, or float64 if an input is, without gradient. NaN if `x` or `classes` is
+        not finite.
 
     Raises
     ------
     TypeError
-        If an argument is of the wrong kind.
+        If an argument is of the wrong type.
     ValueError
-        If the shapes or devices do not fit, or a k is not positive.
+        If shapes or devices do not match, or if a k is not positive.
 
     See Also
     --------
-    retrieval : Partners instead of classes.
+    retrieval : Retrieval with partners in place of classes.
 
     References
     ----------
@@ -159,8 +158,24 @@ def zero_shot(
     check_classes("zero_shot", x, classes, labels)
     check_ks("zero_shot", ks)
     x, classes = promote(x, classes)
-    k = torch.tensor([*ks, 1], device=x.device)  # the last: what F1 counts
+    k = torch.tensor([*ks, 1], device=x.device)  # the last one is for F1
     labels = labels.long()
+    hits, predicted = classify(x, classes, labels, k)
+    hits = hits + nan_of(x, classes)
+    samples = predicted.new_zeros(len(classes)).index_add(0, labels, hits.new_ones(len(x)))  # (c,)
+    by_class = hits.new_zeros(len(classes), len(k)).index_add(0, labels, hits)  # (c, K + 1)
+    present = samples > 0
+    recall, f1 = by_class / samples[:, None], 2 * by_class[:, -1] / (samples + predicted)
+    return ZeroShot(
+        tuple(ks),
+        hits[:, :-1].mean(0).to(classes),
+        recall[present, :-1].mean(0).to(classes),
+        f1[present].mean().to(classes),
+    )
+
+
+def classify(x: Tensor, classes: Tensor, labels: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Return top-k hits, (n, K + 1), and expected predictions of each class, (c,), in float64."""
     W = unit_deviations(classes)
     rounding = score_rounding(W)
     hits, predicted = [], x.new_zeros(len(W), dtype=torch.float64)
@@ -172,14 +187,4 @@ def zero_shot(
             hits.append(share_of_first(k, above.double(), tied))  # (b, K + 1)
             highest = torch.ge(S, S.amax(1, keepdim=True) - rounding).double()
             predicted += (highest / highest.sum(1, keepdim=True)).sum(0)  # (c,)
-    right = torch.cat(hits) + nan_of(x, classes)  # (n, K + 1)
-    samples = predicted.new_zeros(len(W)).index_add(0, labels, right.new_ones(len(x)))  # (c,)
-    by_class = right.new_zeros(len(W), len(k)).index_add(0, labels, right)  # (c, K + 1)
-    present = samples > 0
-    recall, f1 = by_class / samples[:, None], 2 * by_class[:, -1] / (samples + predicted)
-    return ZeroShot(
-        tuple(ks),
-        right[:, :-1].mean(0).to(W),
-        recall[present, :-1].mean(0).to(W),
-        f1[present].mean().to(W),
-    )
+    return torch.cat(hits), predicted

@@ -1,1 +1,1 @@
-"""Getting the features of frozen encoders, and keeping them."""
+"""How to extract the features of frozen encoders, and how to store them on disk."""

@@ -1,4 +1,4 @@
-"""An encoder at rest: eval mode, no gradient, on its own device, and left as it was found."""
+"""Running an encoder: unwrapped, in eval mode, without gradient, and restored afterwards."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside DataParallel, DistributedDataParallel and torch.compile.
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the module inside DataParallel, DistributedDataParallel and torch.compile.
 
-    Replicas of DataParallel share their hooks, and compiled code may have none.
+    Replicas of DataParallel share their hooks, and compiled code may skip them.
     """
     while True:
         if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -27,10 +27,13 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def at_rest(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradient; parts that were compiled run eagerly, so that hooks are called."""
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Switch to eval mode without gradient, run compiled parts eagerly, restore all on exit.
+
+    Compiled parts would not call their hooks.
+    """
     modes = {module: module.training for module in model.modules()}
-    # Whoever compiled a module has imported this; importing it takes longer than torch itself.
+    # Compiling a module imports dynamo. Importing it here would take longer than torch itself.
     compiled = "torch._dynamo" in sys.modules
     try:
         model.eval()
@@ -45,37 +48,42 @@ def at_rest(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def device_of(model: nn.Module) -> torch.device | None:
-    """Where the first tensor of a model is; parts that accelerate has put away are on meta."""
+def model_device(model: nn.Module) -> torch.device | None:
+    """Return the device of the first tensor that is not on meta, where accelerate offloads to."""
     tensors = chain(model.parameters(), model.buffers())
     return next((tensor.device for tensor in tensors if not tensor.is_meta), None)
 
 
-def moved(batch: Any, device: torch.device | None) -> Any:
-    """A batch with its tensors on the device; mappings become dicts, sequences lists."""
+def to_device(batch: Any, device: torch.device | None) -> Any:
+    """Move the tensors of a batch; mappings become dicts, tuples and lists become lists."""
     if isinstance(batch, Tensor):
         return batch if device is None else batch.to(device, non_blocking=True)
     if isinstance(batch, Mapping):
-        return {key: moved(value, device) for key, value in batch.items()}
+        return {key: to_device(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple | list):
-        return [moved(value, device) for value in batch]
+        return [to_device(value, device) for value in batch]
     return batch
 
 
-def samples_of(batch: Any) -> int | None:
-    """The first axis of the first tensor in a batch."""
+def count_samples(batch: Any) -> int | None:
+    """Return the length of the first axis of the first tensor in a batch."""
     if isinstance(batch, Tensor):
         return batch.shape[0] if batch.ndim else None
-    values = batch.values() if isinstance(batch, Mapping) else batch
     if not isinstance(batch, Mapping | tuple | list):
         return None
-    return next((n for value in values if (n := samples_of(value)) is not None), None)
+    values = batch.values() if isinstance(batch, Mapping) else batch
+    return next((n for value in values if (n := count_samples(value)) is not None), None)
 
 
-def called(function: Callable[..., Any], batch: Any, **options: Any) -> Any:
-    """A mapping passes its items by keyword, a tuple or list in order, anything else itself."""
+def call_model(function: Callable[..., Any], batch: Any, **options: Any) -> Any:
+    """Pass a mapping by keyword, a tuple or list by position, and anything else as one argument."""
     if isinstance(batch, Mapping):
         return function(**batch, **options)
     if isinstance(batch, tuple | list):
         return function(*batch, **options)
     return function(batch, **options)
+
+
+def first_item(output: Any) -> Any:
+    """Return the first item of a tuple or list, as layers return more than their features in."""
+    return output[0] if isinstance(output, tuple | list) and output else output

@@ -1,32 +1,38 @@
-"""A frozen encoder's features, one row per sample and layer."""
+"""Extracting the features of a frozen encoder: one row per sample and layer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib import import_module
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from structure_reg._checks import no_tqdm
+from structure_reg._progress import progress_bar
 from structure_reg.features._checks import (
-    check_encoder,
     check_float_dtype,
     check_layer_output,
-    check_mask_kind,
+    check_mask_type,
+    check_module,
     check_pool,
-    check_pooled,
-    check_samples,
+    check_pooled_rows,
+    check_requested_layers,
+    check_sample_counts,
     check_store,
-    check_wanted,
     no_batch,
     no_samples,
 )
-from structure_reg.features.encoder import at_rest, device_of, moved, samples_of, unwrapped
+from structure_reg.features.encoder import (
+    count_samples,
+    eval_mode,
+    first_item,
+    model_device,
+    to_device,
+    unwrap,
+)
 from structure_reg.features.pooling import FUNCTION, POOLS, Pool, pool_rows
 from structure_reg.features.store import FeatureStore
-from structure_reg.features.taps import resolved, tapped
+from structure_reg.features.taps import resolve_layers, tap_layers
 
 
 def extract_features(
@@ -40,73 +46,78 @@ def extract_features(
     store: FeatureStore | None = None,
     progress: bool = False,
 ) -> dict[str, Tensor]:
-    r"""Run an encoder over batches and keep one row per sample of the layers you name.
+    r"""Run an encoder over batches and keep one row per sample of the chosen layers.
 
-    The encoder runs in eval mode and without gradient, on the device it is on, and is left as it
-    was found, without a hook and with every training flag restored, also after an error.
+    The encoder runs in eval mode without gradient, on its own device. It is left as it was found,
+    without hooks and with every training flag restored, even after an error.
 
     Parameters
     ----------
     model : nn.Module
-        Any module. What wraps it (``DataParallel``, ``DistributedDataParallel``, ``torch.compile``)
-        is passed by: features come from the module inside, on one device, run eagerly.
+        Any module. Wrappers (``DataParallel``, ``DistributedDataParallel``, ``torch.compile``) are
+        bypassed: the module inside runs eagerly, on one device.
     batches : iterable
-        A tensor is passed as ``model(batch)``, a mapping as ``model(**batch)``, a tuple or list as
-        ``model(*batch)``; so of (image, label) batches pass ``(image for image, _ in loader)``. The
-        first axis of the first tensor counts the samples.
+        Inputs of the model. A tensor is passed as ``model(batch)``, a mapping as
+        ``model(**batch)``, and a tuple or list as ``model(*batch)``; for (image, label) batches
+        pass ``(image for image, _ in loader)``. The first axis of the first tensor counts the
+        samples.
     layers : "all" or sequence of str and int
-        A string is the name of a module (``dict(model.named_modules())``, "" is the model itself),
-        and takes what it returns, or the first item of a tuple. An integer, also negative, is a
-        numbered output: Hugging Face models have ``hidden_states``, the embeddings first, and timm
-        models the maps of ``forward_intermediates``. "all" is all numbered outputs. The names that
-        come back may be asked for again.
+        Layers to keep. A string is the name of a module (``dict(model.named_modules())``; "" is the
+        model itself) and stands for its output, or for the first item of a tuple. An integer,
+        possibly negative, indexes the numbered outputs: ``hidden_states`` of Hugging Face models,
+        which begin with the embeddings, and the maps of ``forward_intermediates`` of timm models.
+        "all" keeps all numbered outputs. The names in the result are valid layers too.
     pool : {"cls", "mean", "last"} or callable
-        How tokens of shape (B, L, d) become rows: the token at the smallest index that the mask
-        shows, the mean over those it shows, in float32 at least, or the token at the largest index.
-        All three are blind to pads on either side. Maps of shape (B, C, ...) have their mean, and
-        with "cls" timm models give their class token. Rows (B, d) stay. A function receives the
-        layer's output and the mask or None, and returns (B, d).
+        How tokens of shape (B, L, d) become rows of shape (B, d): "cls" is the unmasked token at
+        the smallest index, "last" the one at the largest index, and "mean" the average of the
+        unmasked tokens, in at least float32. All three ignore padding on either side. Maps of shape
+        (B, C, ...) are averaged; with "cls", timm models return their class token instead. Rows of
+        shape (B, d) are kept as they are. A function takes the layer's output and the mask or None,
+        and returns (B, d).
     mask : callable, optional
-        From a batch to its mask of shape (B, L), nonzero where there is a token, or to None. By
-        default the ``"attention_mask"`` of a mapping.
+        Function from a batch to its mask of shape (B, L), nonzero at tokens and zero at padding, or
+        to None. By default, the ``"attention_mask"`` of a mapping.
     dtype : torch.dtype, optional
-        Of the result. By default that of the pooled features: for "mean" at least float32.
+        Floating dtype of the result. By default, that of the pooled features, which is at least
+        float32 for "mean".
     store : FeatureStore, optional
-        Written batch by batch. Batches are over all of its rows in order; those it holds already
-        are passed over without running the model.
+        Store to write to, batch by batch. The batches cover all of its rows in order; those already
+        written are skipped without running the model.
     progress : bool
-        A bar on stderr; needs tqdm.
+        Whether to show a progress bar on stderr, which needs tqdm.
 
     Returns
     -------
     dict of str to Tensor of shape (n, d)
-        In the order of `layers`; on the CPU, without gradient; mapped from the files of a store.
+        The features in the order of `layers`, on the CPU and without gradient; memory-mapped from
+        the files if there is a store.
 
     Raises
     ------
     TypeError
-        If an argument, or what a layer returns, is of the wrong kind.
+        If an argument, or a layer's output, is of the wrong type.
     ValueError
-        If a layer does not exist, does not run or is named twice (the message lists candidates), a
-        mask does not fit or hides all of a sample, or the rows are not those of the batch or store.
+        If a layer does not exist, does not run or is named twice (the message lists candidates), if
+        a mask does not fit or hides all tokens of a sample, or if the rows do not match the batch
+        or the store.
     ModuleNotFoundError
-        If `progress` is asked for without tqdm.
+        If `progress` is True and tqdm is not installed.
 
     See Also
     --------
-    FeatureStore : Features on disk, resumable after a kill.
-    freeze : An encoder inside a model that trains.
+    FeatureStore : Features on disk; an interrupted run can be resumed.
+    freeze : Keep an encoder fixed inside a model that trains.
 
     Notes
     -----
-    A Hugging Face model's last hidden state is not its ``last_hidden_state`` where the final norm
-    comes after the last block, as in ViT and DINOv2: name the norm's module for that. A module that
-    runs several times keeps its last output. Channels-last maps (B, H, W, C), as inside Swin, need
-    a pool function.
+    The last hidden state of a Hugging Face model differs from its ``last_hidden_state`` if a final
+    norm follows the last block, as in ViT and DINOv2; to get the latter, name the norm's module.
+    A module that runs several times keeps its last output. Channels-last maps (B, H, W, C), as
+    inside Swin, need a pool function.
 
     Examples
     --------
-    Two passes: all candidates on a sample of the batches, then the chosen ones on all.
+    Two passes: extract all candidates from a sample of the batches, then the best layer from all.
 
     >>> encoder = torch.nn.Sequential(
     ...     torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4)
@@ -122,83 +133,101 @@ def extract_features(
     >>> torch.equal(chosen[name][:64], sample[name])
     True
     """
-    check_encoder(FUNCTION, "model", model)
-    check_wanted(FUNCTION, layers)
+    check_module(FUNCTION, "model", model)
+    check_requested_layers(FUNCTION, layers)
     check_pool(FUNCTION, pool, POOLS)
     check_float_dtype(FUNCTION, dtype)
     check_store(FUNCTION, store, FeatureStore)
-    model = unwrapped(model)
-    wanted = resolved(model, layers)
+    model = unwrap(model)
+    request = Request(resolve_layers(model, layers), pool, mask or attention_mask, dtype)
     if store is not None:
-        how = pool if isinstance(pool, str) else f"{pool.__module__}.{pool.__qualname__}"
-        asked = layers if isinstance(layers, str) else list(layers)
-        store.record({"layers": asked, "pool": how, "dtype": None if dtype is None else str(dtype)})
+        store.record(describe_extraction(layers, pool, dtype))
         if not store.pending:
             return dict(store)
+    bar = progress_bar(FUNCTION, batches, show=progress, description="features", unit="batch")
+    with eval_mode(model):
+        if store is None:
+            return extract_to_memory(model, bar, request)
+        extract_to_store(model, bar, request, store)
+    return dict(store)
+
+
+class Request(NamedTuple):
+    """What to keep of every batch."""
+
+    layers: list[str | int] | None  # None: all numbered outputs
+    pool: Pool
+    mask: Callable[[Any], Tensor | None]
+    dtype: torch.dtype | None
+
+    def pool_output(self, output: Any, mask: Tensor | None) -> Tensor:
+        """Pool what a layer returned into rows (B, d)."""
+        x = first_item(output)
+        check_layer_output(FUNCTION, x)
+        rows = pool_rows(x, mask, self.pool)
+        check_pooled_rows(FUNCTION, rows)
+        # A copy: the next module may write into the memory of this one's output.
+        return rows.detach().to(dtype=self.dtype or rows.dtype, copy=True)
+
+
+def describe_extraction(
+    layers: str | Sequence[str | int], pool: Pool, dtype: torch.dtype | None
+) -> dict[str, Any]:
+    """Return what a store records, so that only the same extraction resumes it."""
+    return {
+        "layers": layers if isinstance(layers, str) else list(layers),
+        "pool": pool if isinstance(pool, str) else f"{pool.__module__}.{pool.__qualname__}",
+        "dtype": None if dtype is None else str(dtype),
+    }
+
+
+def extract_to_memory(
+    model: nn.Module, batches: Iterable[Any], request: Request
+) -> dict[str, Tensor]:
     parts: dict[str, list[Tensor]] = {}
-    batches = with_bar(batches) if progress else batches
-    with at_rest(model):
-        for features in featured(model, batches, wanted, pool, mask, dtype, store):
-            if store is not None:
-                store.append(features)
-                continue
-            for name, x in features.items():
-                parts.setdefault(name, []).append(x.cpu())
-    if store is not None:
-        return dict(store)
+    for batch in batches:
+        features = extract_batch(model, batch, request)
+        # A pool function may know better where the samples are than the first axis does.
+        samples = count_samples(batch) if isinstance(request.pool, str) else None
+        check_sample_counts(FUNCTION, features, samples)
+        for name, x in features.items():
+            parts.setdefault(name, []).append(x.cpu())
     if not parts:
         raise no_batch(FUNCTION)
-    return {name: torch.cat(of_layer) for name, of_layer in parts.items()}
+    return {name: torch.cat(rows) for name, rows in parts.items()}
 
 
-def featured(
-    model: nn.Module,
-    batches: Iterable[Any],
-    wanted: list[str | int] | None,
-    pool: Pool,
-    mask: Callable[[Any], Tensor | None] | None,
-    dtype: torch.dtype | None,
-    store: FeatureStore | None,
-) -> Iterator[dict[str, Tensor]]:
-    """The rows of each batch that the store lacks; without one, of each batch."""
-
-    def keep(output: Any, shown: Tensor | None) -> Tensor:
-        if isinstance(output, tuple | list) and output:
-            output = output[0]
-        check_layer_output(FUNCTION, output)
-        rows = pool_rows(output, shown, pool)
-        check_pooled(FUNCTION, rows)
-        # A copy: the next module may write into the memory of this one's output.
-        return rows.detach().to(dtype=dtype or rows.dtype, copy=True)
-
-    device, seen = device_of(model), 0
+def extract_to_store(
+    model: nn.Module, batches: Iterable[Any], request: Request, store: FeatureStore
+) -> None:
+    """Append the rows that the store lacks, and skip batches that it holds already."""
+    seen = 0
     for batch in batches:
-        samples = samples_of(batch)
-        if store is not None:
-            if samples is None:
-                raise no_samples(FUNCTION, batch)
-            seen += samples
-            if seen <= store.done:
-                continue
-        inputs = moved(batch, device)
-        shown = attention_mask(inputs) if mask is None else mask(inputs)
-        check_mask_kind(FUNCTION, shown)
-        features = tapped(model, inputs, wanted, keep, shown, prefix=pool == "cls")
-        # A function may know better than we do where the samples are.
-        expected = samples if store is not None or isinstance(pool, str) else None
-        check_samples(FUNCTION, features, expected)
-        fresh = 0 if store is None else store.done - seen
-        yield {name: x[fresh:] for name, x in features.items()}
+        samples = count_samples(batch)
+        if samples is None:
+            raise no_samples(FUNCTION, batch)
+        seen += samples
+        if seen <= store.done:
+            continue
+        features = extract_batch(model, batch, request)
+        check_sample_counts(FUNCTION, features, samples)
+        missing = seen - store.done
+        store.append({name: x[-missing:] for name, x in features.items()})
+
+
+def extract_batch(model: nn.Module, batch: Any, request: Request) -> dict[str, Tensor]:
+    inputs = to_device(batch, model_device(model))
+    mask = request.mask(inputs)
+    check_mask_type(FUNCTION, mask)
+    return tap_layers(
+        model,
+        inputs,
+        request.layers,
+        request.pool_output,
+        mask,
+        prefix_tokens=request.pool == "cls",
+    )
 
 
 def attention_mask(batch: Any) -> Tensor | None:
     return batch.get("attention_mask") if isinstance(batch, Mapping) else None
-
-
-def with_bar(batches: Iterable[Any]) -> Iterable[Any]:
-    try:
-        tqdm = import_module("tqdm").tqdm
-    except ModuleNotFoundError:
-        raise no_tqdm(FUNCTION) from None
-    bar: Iterable[Any] = tqdm(batches, desc="features", unit="batch")  # on stderr
-    return bar

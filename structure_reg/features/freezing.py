@@ -1,4 +1,4 @@
-"""A module that stays as it is, whatever its parent does."""
+"""Freezing a module inside a model that trains."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from functools import partial
 
 from torch import nn
 
-from structure_reg.features._checks import check_encoder
+from structure_reg.features._checks import check_module
 
 
 def freeze(module: nn.Module) -> ExitStack:
-    """Turn off the gradients of a module's parameters and pin it in eval mode.
+    """Turn off the gradients of a module's parameters and keep it in eval mode.
 
-    ``requires_grad_(False)`` alone is not frozen: the training loop's ``model.train()`` turns
-    dropout back on and lets batch norm move. Here ``train()`` no longer reaches the module or any
-    part of it. Gradients still flow through to its inputs.
+    ``requires_grad_(False)`` alone does not freeze a module: ``model.train()`` in the training loop
+    turns dropout back on and lets batch norm update its statistics. After ``freeze``, ``train()``
+    has no effect on the module or any part of it. Gradients still flow through to its inputs.
 
     Parameters
     ----------
     module : nn.Module
-        Changed in place. It can be copied and pickled as before; a copy is frozen too.
+        Module to freeze, in place. It can still be copied and pickled; copies are frozen too.
 
     Returns
     -------
     contextlib.ExitStack
-        Puts every gradient flag, training flag and ``train`` method back as it was: on ``close()``,
-        or at the end of a ``with`` block. To stay frozen, ignore it. Undo several in reverse order.
+        Stack that restores every gradient flag, training flag and ``train`` method on ``close()``
+        or at the end of a ``with`` block. Ignore it to keep the module frozen. Undo nested calls in
+        reverse order.
 
     Raises
     ------
@@ -45,7 +46,7 @@ def freeze(module: nn.Module) -> ExitStack:
     >>> model[0].training
     True
     """
-    check_encoder("freeze", "module", module)
+    check_module("freeze", "module", module)
     undo = ExitStack()
     for parameter in module.parameters():
         undo.callback(parameter.requires_grad_, parameter.requires_grad)
@@ -53,13 +54,13 @@ def freeze(module: nn.Module) -> ExitStack:
     for part in module.modules():
         undo.callback(restore, part, part.training, vars(part).get("train"))
         part.training = False
-        # A partial of a plain function, so that copies and pickles pin the copy.
-        vars(part)["train"] = partial(stay, part)
+        # A partial of a plain function, so that a copy or a pickle freezes the copy itself.
+        vars(part)["train"] = partial(ignore_mode, part)
     return undo
 
 
-def stay(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001
-    """What ``module.train(mode)`` is while the module is frozen."""
+def ignore_mode(module: nn.Module, mode: bool = True) -> nn.Module:  # noqa: ARG001
+    """Replace ``module.train(mode)`` while the module is frozen."""
     return module
 
 

@@ -1,8 +1,9 @@
-"""What a feature store says of itself, as JSON."""
+"""The manifest of a feature store: a JSON file that describes its contents."""
 
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +20,7 @@ MANIFEST, IDS = "manifest.json", "ids.json"
 
 @dataclass
 class LayerFile:
-    """A layer's file, its d, and the checksum of the rows that are done."""
+    """A layer's file, its width d, and the checksum of the rows written so far."""
 
     file: str
     width: int
@@ -28,7 +29,7 @@ class LayerFile:
 
 @dataclass
 class Manifest:
-    """Which encoder, which rows of a dataset, how many are done, and the file of each layer."""
+    """The encoder, the rows of the dataset, how many are done, and the file of each layer."""
 
     model: str
     revision: str | None
@@ -47,6 +48,10 @@ class Manifest:
     def rows(self) -> range:
         return range(self.start, self.stop, self.step)
 
+    @property
+    def widths(self) -> dict[str, int]:
+        return {layer: file.width for layer, file in self.layers.items()}
+
     def write(self, directory: Path) -> None:
         facts = {
             "format": FORMAT,
@@ -57,29 +62,49 @@ class Manifest:
         write_text(directory / MANIFEST, json.dumps(facts, indent=1) + "\n")
 
 
+def start(
+    model: str, revision: str | None, preprocessing: Any, rows: range, total: int, ids_text: str
+) -> Manifest:
+    """Return the manifest of a store without features."""
+    return Manifest(
+        model=model,
+        revision=revision,
+        preprocessing=json.loads(json.dumps(preprocessing)),
+        start=rows.start,
+        stop=rows[-1] + 1,
+        step=rows.step,
+        total=total,
+        ids_crc32=zlib.crc32(ids_text.encode()),
+        extraction=None,
+        dtype=None,
+        layers={},
+        done=0,
+    )
+
+
 def read(directory: Path) -> Manifest:
-    """The manifest of a directory; one that no run can have written is refused."""
+    """Read the manifest of a directory, and refuse one that no run can have written."""
     path = directory / MANIFEST
     if not path.is_file():
         raise no_manifest(directory)
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        written_as = facts.pop("format")
+        file_format = facts.pop("format")
         facts.pop("structure_reg"), facts.pop("torch")
         layers = {name: LayerFile(**layer) for name, layer in facts.pop("layers").items()}
         manifest = Manifest(layers=layers, **facts)
-        sound = is_sound(manifest)
+        consistent = is_consistent(manifest)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise no_store(directory, "a manifest of a store", f"{error!r}") from None
-    if written_as != FORMAT:
-        raise no_store(directory, f"a manifest of format {FORMAT}", written_as)
-    if not sound:
+    if file_format != FORMAT:
+        raise no_store(directory, f"a manifest of format {FORMAT}", file_format)
+    if not consistent:
         raise no_store(directory, "a manifest of a store", "values that contradict each other")
     return manifest
 
 
-def is_sound(manifest: Manifest) -> bool:
-    """Counts are counts, rows lie in the dataset, and files are in the directory itself."""
+def is_consistent(manifest: Manifest) -> bool:
+    """Whether counts are counts, rows lie in the dataset, and files lie in the directory itself."""
     counts = [manifest.start, manifest.total, manifest.done, manifest.ids_crc32]
     counts += [value for layer in manifest.layers.values() for value in (layer.width, layer.crc32)]
     return (

@@ -1,4 +1,4 @@
-"""Stores that several processes filled, as one."""
+"""Merging the stores that several processes filled."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from structure_reg.features._checks import check_all_rows, no_store
+from structure_reg.features._checks import check_complete, no_store
 from structure_reg.features.store import FeatureStore
 
-ROWS = 4096  # that are in memory at a time
+BLOCK_ROWS = 4096  # rows in memory at a time
 
 
 def merge_stores(path: str | PathLike[str], shards: Sequence[str | PathLike[str]]) -> FeatureStore:
-    """Put shards together, in the order of the dataset.
+    """Merge shards into one store, in the order of the dataset.
 
-    The result has the same bytes whatever the order of the shards, and those of a store that one
-    process filled with the same features. A merge that was killed is resumed by calling it again.
+    The result does not depend on the order of the shards, and is byte for byte the store that one
+    process would fill with the same features. To resume a merge that was killed, call it again.
 
     Parameters
     ----------
     path : str or path
-        A directory for the result, as in :meth:`FeatureStore.create`.
+        Directory of the result, as in :meth:`FeatureStore.create`.
     shards : sequence of str or path
-        Complete stores, whose checksums are verified. Their rows are strided or contiguous parts
-        of one dataset, each sample in exactly one.
+        Directories of complete stores; their checksums are verified. Their rows are strided or
+        contiguous parts of one dataset, and each sample is in exactly one shard.
 
     Returns
     -------
     FeatureStore
-        Complete.
+        The complete store.
 
     Raises
     ------
     ValueError
-        If a shard is incomplete or damaged, two are of different models, layers or pools, or their
-        rows are not a partition of the dataset.
+        If a shard is incomplete or damaged, if two shards differ in model, layers or pool, or if
+        their rows are not a partition of the dataset.
 
     Examples
     --------
@@ -57,36 +57,35 @@ def merge_stores(path: str | PathLike[str], shards: Sequence[str | PathLike[str]
     if not shards:
         raise no_store(path, "at least one shard", "none")
     stores = [FeatureStore(shard) for shard in shards]
-    check_parts(stores)
+    check_shards(stores)
     total = stores[0].manifest.total
     ids: list[str | int] = [0] * total
     for store in stores:
         ids[slice_of(store.rows)] = store.ids
-    of = stores[0].manifest
+    first = stores[0].manifest
     merged = FeatureStore.create(
-        path, ids, model=of.model, revision=of.revision, preprocessing=of.preprocessing
+        path, ids, model=first.model, revision=first.revision, preprocessing=first.preprocessing
     )
-    merged.record(of.extraction)
-    for start in range(merged.done, total, ROWS):
-        block = range(start, min(start + ROWS, total))
-        merged.append({layer: gathered(stores, layer, block) for layer in of.layers})
+    merged.record(first.extraction)
+    for start in range(merged.done, total, BLOCK_ROWS):
+        block = range(start, min(start + BLOCK_ROWS, total))
+        merged.append({layer: gather_rows(stores, layer, block) for layer in first.layers})
     return merged
 
 
-def check_parts(stores: Sequence[FeatureStore]) -> None:
-    """Refuse shards that are not complete and sound parts of one whole."""
-    of = stores[0].manifest
-    covered = torch.zeros(of.total, dtype=torch.long)
+def check_shards(stores: Sequence[FeatureStore]) -> None:
+    """Refuse shards that are not complete, undamaged and a partition of one dataset."""
+    first = stores[0].manifest
+    covered = torch.zeros(first.total, dtype=torch.long)
     for store in stores:
-        check_all_rows(store.path, store.done, len(store.rows))
+        check_complete(store.path, store.done, len(store.rows))
         store.verify()
         for fact in ("model", "revision", "preprocessing", "extraction", "dtype", "total"):
-            there, expected = getattr(store.manifest, fact), getattr(of, fact)
-            if there != expected:
-                raise no_store(store.path, f"{fact} {expected!r} as in {stores[0].path}", there)
-        widths, expected = ({l: f.width for l, f in m.layers.items()} for m in (store.manifest, of))
-        if widths != expected:
-            raise no_store(store.path, f"layers and widths {expected}", widths)
+            found, expected = getattr(store.manifest, fact), getattr(first, fact)
+            if found != expected:
+                raise no_store(store.path, f"{fact} {expected!r} as in {stores[0].path}", found)
+        if store.manifest.widths != first.widths:
+            raise no_store(store.path, f"layers and widths {first.widths}", store.manifest.widths)
         covered[slice_of(store.rows)] += 1
     if (wrong := (covered != 1).nonzero().flatten()).numel():
         row = int(wrong[0])
@@ -94,14 +93,13 @@ def check_parts(stores: Sequence[FeatureStore]) -> None:
         raise no_store(stores[0].path, "shards with each row in exactly one", got)
 
 
-def gathered(stores: Sequence[FeatureStore], layer: str, block: range) -> Tensor:
-    """A layer's rows of a block of the dataset, from whichever shards have them."""
-    x = torch.empty(
-        len(block), stores[0].manifest.layers[layer].width, dtype=stores[0][layer].dtype
-    )
+def gather_rows(stores: Sequence[FeatureStore], layer: str, block: range) -> Tensor:
+    """Collect a layer's rows of a block of the dataset from the shards that hold them."""
+    width = stores[0].manifest.widths[layer]
+    x = torch.empty(len(block), width, dtype=stores[0][layer].dtype)
     for store in stores:
         rows = store.rows
-        # Rows of the shard at or after the block's start, and at or after its stop.
+        # The shard's first rows at or after the start, and at or after the stop, of the block.
         first, last = (
             max(0, -(-(row - rows.start) // rows.step)) for row in (block.start, block.stop)
         )

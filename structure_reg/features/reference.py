@@ -1,4 +1,4 @@
-"""The frozen side of the loss, taken out of a model while it trains: :class:`ReferenceTap`."""
+"""The frozen side of the loss, read from a model while it trains: :class:`ReferenceTap`."""
 
 from __future__ import annotations
 
@@ -9,63 +9,63 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from structure_reg.features._checks import (
-    check_encoder,
     check_layer_output,
-    check_mask_kind,
     check_mask_shape,
-    check_name,
+    check_mask_type,
+    check_module,
+    check_module_name,
     check_pool,
-    check_pooled,
+    check_pooled_rows,
     no_module,
-    no_reference,
+    no_tapped_rows,
 )
-from structure_reg.features.encoder import unwrapped
+from structure_reg.features.encoder import first_item, unwrap
 from structure_reg.features.pooling import POOLS, Pool, pool_rows
 
 NAME = "ReferenceTap"
 
 
 class ReferenceTap:
-    """The rows that a layer inside a model had in the model's last forward pass, detached.
+    """Detached rows of a layer inside a model, from the model's last forward pass.
 
-    For models that return projected features only, while :func:`structure_loss` wants what the
-    encoder gave the projection. The forward pass that trains is the one that is tapped; there is
-    no second.
+    It serves models that return only projected features, while :func:`structure_loss` needs the
+    encoder's features before the projection. The tap reads the forward pass that trains the model,
+    so there is no second one.
 
     Parameters
     ----------
     model : nn.Module
-        The one that is called. Tap it before DistributedDataParallel or ``torch.compile`` wrap it;
-        a wrapper that is there already is passed by.
+        Model that the training loop calls. Tap it before DistributedDataParallel or
+        ``torch.compile`` wraps it; an existing wrapper is bypassed.
     layer : str
-        The name of the module before the projection (``dict(model.named_modules())``); what it
-        returns is taken, or the first item of a tuple.
+        Name of the module before the projection (``dict(model.named_modules())``). The tap reads
+        its output, or the first item of a tuple.
     pool : {"cls", "mean", "last"} or callable
-        As in :func:`extract_features`: from tokens to one row per sample. A function may pick from
-        any output, ``pool=lambda output, mask: output["sentence_embedding"]``.
+        How tokens become one row per sample, as in :func:`extract_features`. A function may take
+        any output: ``pool=lambda output, mask: output["sentence_embedding"]``.
     mask : callable, optional
-        Called with what the model is called with, returns the mask of shape (B, L) of its tokens,
-        nonzero where there is one. By default the ``attention_mask`` among the keywords, or of a
-        mapping that is passed.
+        Function that takes the arguments of the model and returns the mask of its tokens, of shape
+        (B, L), nonzero at tokens and zero at padding, or None. By default, the ``attention_mask``
+        among the keyword arguments or in a mapping among the arguments.
 
     Raises
     ------
     TypeError
-        If an argument, or what the layer returns, is of the wrong kind.
+        If an argument, or the layer's output, is of the wrong type.
     ValueError
-        If the layer does not exist (the message lists candidates), a mask does not fit, or rows
-        are read that the last forward pass has not made.
+        If the layer does not exist (the message lists candidates), if a mask does not fit, or if
+        `rows` is read although the last forward pass did not reach the layer.
 
     See Also
     --------
-    freeze : Keeps what is tapped a constant: a training encoder moves its own reference.
-    extract_features : All rows of a data set, before training.
+    freeze : Keep the tapped encoder constant; if it trains, its reference moves with it.
+    extract_features : All rows of a dataset, before training.
 
     Notes
     -----
-    Only calls of the model itself count. The recomputation of activation checkpoints and calls of
-    a part leave the rows alone; a layer that runs several times within a call leaves its last. No
-    value is read, so that no GPU waits.
+    Only calls of the model itself count: the recomputation of activation checkpoints and calls of
+    submodules do not change the rows. If a layer runs several times within a call, its last output
+    is kept. No tensor value is read, so the tap never makes the host wait for a GPU.
 
     Examples
     --------
@@ -86,58 +86,58 @@ class ReferenceTap:
         pool: Pool,
         mask: Callable[..., Tensor | None] | None = None,
     ) -> None:
-        check_encoder(NAME, "model", model)
-        check_name(NAME, "layer", layer)
+        check_module(NAME, "model", model)
+        check_module_name(NAME, "layer", layer)
         check_pool(NAME, pool, POOLS)
-        model = unwrapped(model)
+        model = unwrap(model)
         modules = dict(model.named_modules(remove_duplicate=False))
         if layer not in modules:
-            raise no_module(NAME, layer, model, [name for name in modules if name])
+            raise no_module(NAME, layer, model, modules)
         self.layer = layer
         self.pool = pool
         self.mask = mask or attention_mask
         self._rows: Tensor | None = None
-        self._shown: Tensor | None = None
+        self._token_mask: Tensor | None = None
         self._running = False
         self._hooks = [
-            model.register_forward_pre_hook(self._begin, prepend=True, with_kwargs=True),
-            modules[layer].register_forward_hook(self._keep),
-            model.register_forward_hook(self._end, always_call=True),
+            model.register_forward_pre_hook(self._start_pass, prepend=True, with_kwargs=True),
+            modules[layer].register_forward_hook(self._keep_rows),
+            model.register_forward_hook(self._end_pass, always_call=True),
         ]
 
     @property
     def rows(self) -> Tensor:
-        """The rows (B, d) of the last forward pass, without gradient."""
+        """Rows (B, d) of the last forward pass, without gradient."""
         if self._rows is None:
-            raise no_reference(NAME, self.layer)
+            raise no_tapped_rows(NAME, self.layer)
         return self._rows
 
     def close(self) -> None:
-        """Remove the hooks; the rows stay."""
+        """Remove the hooks and keep the rows."""
         for hook in self._hooks:
             hook.remove()
 
-    def _begin(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _start_pass(self, _model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._rows = None
-        self._shown = self.mask(*args, **kwargs)
-        check_mask_kind(NAME, self._shown)
+        self._token_mask = self.mask(*args, **kwargs)
+        check_mask_type(NAME, self._token_mask)
         self._running = True
 
-    def _keep(self, _module: nn.Module, _args: Any, output: Any) -> None:
+    def _keep_rows(self, _module: nn.Module, _args: Any, output: Any) -> None:
         if not self._running:
             return
-        if isinstance(output, tuple | list) and output:
-            output = output[0]
+        x = first_item(output)
         if isinstance(self.pool, str):
-            check_layer_output(NAME, output)
-        rows = pool_rows(output, self._shown, self.pool, function=NAME, check=check_mask_shape)
-        check_pooled(NAME, rows)
+            check_layer_output(NAME, x)
+        # The shape alone: reading the mask's values would make the host wait for the GPU.
+        rows = pool_rows(x, self._token_mask, self.pool, function=NAME, check_mask=check_mask_shape)
+        check_pooled_rows(NAME, rows)
         # A copy: the next module may write into the memory of this one's output.
         self._rows = rows.detach().clone()
 
-    def _end(self, _model: nn.Module, _args: Any, _output: Any) -> None:
+    def _end_pass(self, _model: nn.Module, _args: Any, _output: Any) -> None:
         self._running = False
-        self._shown = None
+        self._token_mask = None
 
     def __enter__(self) -> Self:
         return self
@@ -156,9 +156,9 @@ class ReferenceTap:
 
 
 def attention_mask(*args: Any, **kwargs: Any) -> Tensor | None:
-    """The mask among what a model was called with: a keyword, or an entry of a mapping."""
-    for given in (kwargs, *args):
-        if isinstance(given, Mapping) and "attention_mask" in given:
-            mask: Tensor | None = given["attention_mask"]
+    """Return the mask among a model's arguments: a keyword, or an entry of a mapping."""
+    for argument in (kwargs, *args):
+        if isinstance(argument, Mapping) and "attention_mask" in argument:
+            mask: Tensor | None = argument["attention_mask"]
             return mask
     return None

@@ -1,4 +1,4 @@
-"""Features on disk: a file for each layer, and a manifest that they have to match."""
+"""Features on disk: one file per layer, and a manifest that every file has to match."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from torch import Tensor
 from structure_reg.features import manifest as manifests
 from structure_reg.features import tensor_file
 from structure_reg.features._checks import (
-    check_all_rows,
-    check_appended,
+    check_complete,
     check_id_list,
-    check_range,
+    check_new_rows,
+    check_row_range,
     no_store,
     no_stored_layer,
 )
@@ -29,27 +29,28 @@ COMMIT_SECONDS = 5.0
 
 
 class FeatureStore(Mapping[str, Tensor]):
-    """A mapping from layer to (n, d) features that lives in a directory.
+    """A mapping from layer names to (n, d) features, stored in a directory.
 
-    Opening checks every file against the manifest: its presence, dtype, shape and size, and the
-    checksum of the ids. :meth:`verify` checks the features' own. Nothing is ever unpickled.
+    Opening a store checks every file against the manifest: that it exists, its dtype, shape and
+    size, and the checksum of the ids. :meth:`verify` also checks the checksums of the features.
+    Nothing is ever unpickled.
 
-    A run that was killed, at any point, is resumed by running it again: :meth:`create` reopens what
-    is there, and the finished store has the same bytes as if nothing had happened. At most the last
-    five seconds of work are lost. Only one process may write a store: give each its own, as
-    in the example, and put them together by :func:`merge_stores`.
+    A run that was killed at any point is resumed by running it again: :meth:`create` reopens the
+    partial store, and the finished store is byte for byte that of an uninterrupted run. At most the
+    last five seconds of work are lost. Only one process may write to a store: give each process its
+    own, as in the example, and merge them with :func:`merge_stores`.
 
     Parameters
     ----------
     path : str or path
-        A directory that :meth:`create` made.
+        Directory of a store that :meth:`create` started.
 
     Raises
     ------
     FileNotFoundError
         If there is no manifest.
     ValueError
-        If the files are not what the manifest says.
+        If the files do not match the manifest.
 
     See Also
     --------
@@ -57,12 +58,12 @@ class FeatureStore(Mapping[str, Tensor]):
 
     Notes
     -----
-    Each layer is a file in the safetensors format with one tensor, ``"features"``, and can be read
-    without this library; the manifest and the ids are JSON.
+    Each layer is a safetensors file with one tensor, ``"features"``, which can be read without this
+    library. The manifest and the ids are JSON.
 
     Examples
     --------
-    One process of several, as under torchrun with this rank and world size; here rank 0 of 2:
+    One process of several, as under torchrun; here rank 0 of a world size of 2:
 
     >>> import tempfile
     >>> dataset, directory = torch.randn(6, 8), tempfile.mkdtemp()
@@ -97,104 +98,87 @@ class FeatureStore(Mapping[str, Tensor]):
         preprocessing: Any = None,
         rows: range | None = None,
     ) -> FeatureStore:
-        """Start a store, or reopen the one that an interrupted run with these arguments left.
+        """Start a store, or reopen the one that an interrupted run left with the same arguments.
 
         Parameters
         ----------
         path : str or path
-            A directory that does not exist, is empty, or holds such a store.
+            Directory that does not exist yet, is empty, or holds such a store.
         ids : sequence of str or int
-            One for each sample of the whole dataset; they may repeat.
+            Ids of all samples of the whole dataset; they may repeat.
         model, revision : str
-            Which encoder, in the words of whoever published it.
+            Name and revision of the encoder, as its publisher gives them.
         preprocessing : object
-            What was done to the inputs, as anything that JSON can hold.
+            Description of the preprocessing of the inputs, in any form that JSON can hold.
         rows : range, optional
-            The samples of this store: ``range(rank, n, world)`` or ``range(start, stop)``. By
-            default all.
+            Positions of this store's samples in the dataset: ``range(rank, n, world)`` or
+            ``range(start, stop)``. By default, all samples.
 
         Returns
         -------
         FeatureStore
-            With :attr:`done` rows already in it, whose checksums have been verified.
+            The store; its :attr:`done` rows were written before, and their checksums are verified.
 
         Raises
         ------
         TypeError
-            If an argument is of the wrong kind, or `preprocessing` is not for JSON.
+            If an argument is of the wrong type, or JSON cannot hold `preprocessing`.
         ValueError
-            If the store there was made from something else or is damaged, the directory holds
-            other files, or `rows` is not within `ids`.
+            If an existing store is damaged or was created with other arguments, if the directory
+            holds other files, or if `rows` is not within `ids`.
         """
         check_id_list("FeatureStore.create", ids)
         rows = range(len(ids)) if rows is None else rows
-        check_range("FeatureStore.create", rows, len(ids))
-        path, text = Path(path), json.dumps([ids[row] for row in rows])
-        new = Manifest(
-            model=model,
-            revision=revision,
-            preprocessing=json.loads(json.dumps(preprocessing)),
-            start=rows.start,
-            stop=rows[-1] + 1,
-            step=rows.step,
-            total=len(ids),
-            ids_crc32=zlib.crc32(text.encode()),
-            extraction=None,
-            dtype=None,
-            layers={},
-            done=0,
-        )
+        check_row_range("FeatureStore.create", rows, len(ids))
+        path, ids_text = Path(path), json.dumps([ids[row] for row in rows])
+        expected = manifests.start(model, revision, preprocessing, rows, len(ids), ids_text)
         if not (path / MANIFEST).is_file():
-            path.mkdir(parents=True, exist_ok=True)
-            foreign = {file.name.removesuffix(".tmp") for file in path.iterdir()} - {IDS, MANIFEST}
-            if foreign:
-                raise no_store(path, "an empty directory or a store", sorted(foreign)[0])
-            tensor_file.write_text(path / IDS, text)
-            new.write(path)
+            start_directory(path, expected, ids_text)
         store = cls(path)
         for fact in ("model", "revision", "preprocessing", "rows", "total", "ids_crc32"):
-            there, asked = getattr(store._manifest, fact), getattr(new, fact)
-            if there != asked:
-                raise no_store(path, f"{fact} {asked!r}", repr(there))
+            found, wanted = getattr(store._manifest, fact), getattr(expected, fact)
+            if found != wanted:
+                raise no_store(path, f"{fact} {wanted!r}", repr(found))
         store.verify()
         return store
 
     @property
     def rows(self) -> range:
-        """Positions in the dataset of this store's samples."""
+        """Positions of this store's samples in the dataset."""
         return self._manifest.rows
 
     @property
     def done(self) -> int:
-        """How many of the rows are written: the first ones."""
+        """Number of rows written so far: the first `done` of `rows`."""
         return self._manifest.done
 
     @property
     def pending(self) -> range:
-        """Positions in the dataset of the samples that are still to do."""
+        """Positions of the samples whose rows are still missing."""
         return self.rows[self.done :]
 
     @property
     def manifest(self) -> Manifest:
-        """The facts: model, revision, preprocessing, extraction, dtype, layers and more."""
+        """Model, revision, preprocessing, extraction, dtype, layers and more."""
         return self._manifest
 
     def record(self, extraction: Any) -> None:
-        """Note how the features are made; refuse a way that differs from that of the rows in it.
+        """Record how the features are extracted; it must not change once there are rows.
 
         Parameters
         ----------
         extraction : object
-            Anything that JSON can hold; :func:`extract_features` notes layers, pool and dtype.
+            Description of the extraction, in any form that JSON can hold. :func:`extract_features`
+            records layers, pool and dtype.
 
         Raises
         ------
         ValueError
-            If rows that were made in another way are there.
+            If the store already has rows from a different extraction.
         """
-        there, extraction = self._manifest.extraction, json.loads(json.dumps(extraction))
-        if self.done and extraction != there:
-            raise no_store(self.path, f"features made with {extraction}", there)
+        found, extraction = self._manifest.extraction, json.loads(json.dumps(extraction))
+        if self.done and extraction != found:
+            raise no_store(self.path, f"features extracted with {extraction}", found)
         self._manifest.extraction = extraction
 
     def append(self, features: Mapping[str, Tensor]) -> None:
@@ -203,20 +187,19 @@ class FeatureStore(Mapping[str, Tensor]):
         Parameters
         ----------
         features : mapping of str to Tensor of shape (m, d)
-            The rows of ``store.pending[:m]``, all of one floating dtype, and of the same layers
-            each time.
+            Rows of ``store.pending[:m]``, of one floating dtype, and for the same layers in every
+            call.
 
         Raises
         ------
         TypeError, ValueError
-            If they are not, or fewer than m rows are missing.
+            If the rows do not fit the store, or fewer than m rows are missing.
         """
-        known = {layer: file.width for layer, file in self._manifest.layers.items()}
-        room = len(self.pending)
-        check_appended(self.path, features, known or None, room)
+        widths = self._manifest.widths
+        check_new_rows(self.path, features, widths or None, len(self.pending))
         first = next(iter(features.values()))
         dtype = str(first.dtype).removeprefix("torch.")
-        if not known:
+        if not widths:
             self._create_files(features, dtype)
         elif dtype != self._manifest.dtype:
             raise no_store(self.path, f"features in {self._manifest.dtype}", dtype)
@@ -230,30 +213,30 @@ class FeatureStore(Mapping[str, Tensor]):
             self._commit()
 
     def verify(self) -> None:
-        """Read all features that are done, and refuse the store if a checksum differs."""
+        """Read all features written so far, and raise a ValueError if a checksum differs."""
         for layer, file in self._manifest.layers.items():
             found = tensor_file.checksum(*self._file(layer), self.done)
             if found != file.crc32:
                 raise no_store(self.path, f"checksum {file.crc32} of {file.file}", found)
 
     def __getitem__(self, layer: str) -> Tensor:
-        """Return a layer's features, mapped into memory; changes do not reach the file."""
+        """Return a layer's features, memory-mapped; changes to them do not reach the file."""
         if layer not in self._manifest.layers:
             raise no_stored_layer(layer, self._manifest.layers)
-        check_all_rows(self.path, self.done, len(self.rows))
-        return tensor_file.mapped(*self._file(layer))
+        check_complete(self.path, self.done, len(self.rows))
+        return tensor_file.map_tensor(*self._file(layer))
 
     def __iter__(self) -> Iterator[str]:
-        """Go through the names of the layers."""
+        """Iterate over the names of the layers."""
         return iter(self._manifest.layers)
 
     def __len__(self) -> int:
-        """Count the layers."""
+        """Return the number of layers."""
         return len(self._manifest.layers)
 
     def __repr__(self) -> str:
-        """Return the rows and the width of each layer."""
-        widths = [f"{layer!r}: {file.width}" for layer, file in self._manifest.layers.items()]
+        """Return the number of rows and the width of each layer."""
+        widths = [f"{layer!r}: {width}" for layer, width in self._manifest.widths.items()]
         return f"FeatureStore({self.done} of {len(self.rows)} rows; {', '.join(widths)})"
 
     def _file(self, layer: str) -> tuple[Path, str, int, int]:
@@ -278,8 +261,18 @@ class FeatureStore(Mapping[str, Tensor]):
         self._manifest.layers, self._manifest.dtype = layers, dtype
 
     def _commit(self) -> None:
-        """Rows to the disk first, then the manifest that counts them."""
+        """Write the rows to the disk first, and then the manifest that counts them."""
         for file in self._manifest.layers.values():
             tensor_file.sync(self.path / file.file)
         self._manifest.write(self.path)
         self._committed = time.monotonic()
+
+
+def start_directory(path: Path, manifest: Manifest, ids_text: str) -> None:
+    """Write the ids and then the manifest, unless the directory holds files that are not ours."""
+    path.mkdir(parents=True, exist_ok=True)
+    foreign = {file.name.removesuffix(".tmp") for file in path.iterdir()} - {IDS, MANIFEST}
+    if foreign:
+        raise no_store(path, "an empty directory or a store", sorted(foreign)[0])
+    tensor_file.write_text(path / IDS, ids_text)
+    manifest.write(path)

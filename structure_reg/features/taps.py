@@ -1,9 +1,9 @@
-"""Where a model's features are taken: hooks on modules, and the numbered outputs of libraries."""
+"""Where features come from: hooks on modules, and the numbered outputs of libraries."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import signature
 from typing import Any
@@ -11,23 +11,24 @@ from typing import Any
 from torch import Tensor, nn
 
 from structure_reg.features._checks import (
-    check_ran,
+    check_distinct_layers,
+    check_layers_ran,
+    check_only_modules,
     no_module,
-    no_number,
-    no_numbers,
-    no_output,
-    no_second,
+    no_numbered_outputs,
+    no_output_number,
+    no_repeated_layer,
 )
-from structure_reg.features.encoder import called
+from structure_reg.features.encoder import call_model
 
 FUNCTION = "extract_features"
 HIDDEN_STATES = "hidden_states"  # Hugging Face: L + 1, the embeddings first
-INTERMEDIATES = "intermediates"  # timm: a block or stage each
-Keep = Callable[[Any, Tensor | None], Tensor]
+INTERMEDIATES = "intermediates"  # timm: one per block or stage
+PoolOutput = Callable[[Any, Tensor | None], Tensor]
 
 
-def numbering(model: nn.Module) -> str | None:
-    """The numbered outputs that a model offers by itself."""
+def output_source(model: nn.Module) -> str | None:
+    """Return the name of the numbered outputs that a model offers, if it does."""
     if hasattr(getattr(model, "config", None), "output_hidden_states"):
         return HIDDEN_STATES
     forward = getattr(model, "forward_intermediates", None)
@@ -36,116 +37,124 @@ def numbering(model: nn.Module) -> str | None:
     return None
 
 
-def resolved(model: nn.Module, layers: str | Sequence[str | int]) -> list[str | int] | None:
-    """Module names as they are, numbered outputs as integers; None for all numbered outputs."""
-    source = numbering(model)
+def resolve_layers(model: nn.Module, layers: str | Sequence[str | int]) -> list[str | int] | None:
+    """Return modules by name and numbered outputs as integers; None is all numbered outputs."""
     modules = dict(model.named_modules(remove_duplicate=False))
-    names = [name for name in modules if name]
-    if source is None:
-        numbers = [layers] if layers == "all" else [l for l in layers if isinstance(l, int)]
-        if numbers:
-            raise no_numbers(FUNCTION, numbers[0], model, names)
+    if output_source(model) is None:
+        check_only_modules(FUNCTION, layers, model, modules)
     if layers == "all":
         return None
-    found: list[str | int] = []
-    for layer in layers:
-        if isinstance(layer, str) and layer not in modules:
-            match = re.fullmatch(rf"{source}\.(\d+)", layer)
-            if match is None:
-                raise no_module(FUNCTION, layer, model, names)
-            layer = int(match[1])
-        if layer in found:
-            raise no_second(FUNCTION, layer)
-        found.append(layer)
+    found = [resolve_layer(model, layer, modules) for layer in layers]
+    check_distinct_layers(FUNCTION, found)
     return found
 
 
-def tapped(
+def resolve_layer(model: nn.Module, layer: str | int, modules: Collection[str]) -> str | int:
+    if isinstance(layer, int) or layer in modules:
+        return layer
+    source = output_source(model)
+    number = source and re.fullmatch(rf"{source}\.(\d+)", layer)
+    if not number:
+        raise no_module(FUNCTION, layer, model, modules)
+    return int(number[1])
+
+
+def tap_layers(
     model: nn.Module,
     batch: Any,
     layers: list[str | int] | None,
-    keep: Keep,
+    pool_output: PoolOutput,
     mask: Tensor | None,
     *,
-    prefix: bool,
+    prefix_tokens: bool,
 ) -> dict[str, Tensor]:
-    """What `keep` makes of each layer's output for one batch, under the names of the layers.
+    """Run one batch and return the pooled output of each layer, under the layer's name.
 
-    Hooks keep at once, because a later module may work in place on the same memory.
+    Hooks pool at once, because a later module may work in place on the same memory.
     """
-    source = numbering(model)
     modules = dict(model.named_modules(remove_duplicate=False))
-    hooks = {name: modules[name] for name in layers or [] if isinstance(name, str)}
-    numbers = None if layers is None else [layer for layer in layers if isinstance(layer, int)]
+    hooked = {name: modules[name] for name in layers or [] if isinstance(name, str)}
     outputs: list[tuple[Any, Tensor | None]] = []
-    with hooked(hooks, lambda output: keep(output, mask)) as kept:
-        if source == HIDDEN_STATES and numbers != []:
-            outputs = [(x, mask) for x in hidden_states(model, batch)]
-        elif source == INTERMEDIATES and numbers != []:
-            outputs = [(x, None) for x in intermediates(model, batch, prefix=prefix)]
+    with hook_outputs(hooked, lambda output: pool_output(output, mask)) as pooled:
+        if layers is None or len(hooked) < len(layers):
+            outputs = numbered_outputs(model, batch, mask, prefix_tokens=prefix_tokens)
         else:
-            called(model, batch)
-    check_ran(FUNCTION, hooks, kept)
+            call_model(model, batch)
+    check_layers_ran(FUNCTION, hooked, pooled)
     features: dict[str, Tensor] = {}
     for layer in range(len(outputs)) if layers is None else layers:
         if isinstance(layer, str):
-            features[layer] = kept[layer]
+            features[layer] = pooled[layer]
             continue
-        if not -len(outputs) <= layer < len(outputs):
-            raise no_number(FUNCTION, layer, str(source), len(outputs))
-        name = f"{source}.{layer % len(outputs)}"
+        name = output_name(model, layer, len(outputs))
         if name in features:
-            raise no_second(FUNCTION, name)
-        features[name] = keep(*outputs[layer])
+            raise no_repeated_layer(FUNCTION, name)
+        features[name] = pool_output(*outputs[layer])
     return features
 
 
 @contextmanager
-def hooked(
-    modules: Mapping[str, nn.Module], keep: Callable[[Any], Tensor]
+def hook_outputs(
+    modules: Mapping[str, nn.Module], pool_output: Callable[[Any], Tensor]
 ) -> Iterator[dict[str, Tensor]]:
-    """Fill a dict with what the modules return, until the block is left, however it is left.
+    """Fill a dict with the modules' pooled outputs until the block ends, with or without an error.
 
-    A module that runs again, as under activation checkpointing, overwrites.
+    A module that runs again, as under activation checkpointing, overwrites its entry.
     """
-    kept: dict[str, Tensor] = {}
+    pooled: dict[str, Tensor] = {}
 
-    def keep_as(name: str) -> Callable[[nn.Module, Any, Any], None]:
+    def make_hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            kept[name] = keep(output)
+            pooled[name] = pool_output(output)
 
         return hook
 
     handles = []
     try:
         for name, module in modules.items():
-            handles.append(module.register_forward_hook(keep_as(name)))
-        yield kept
+            handles.append(module.register_forward_hook(make_hook(name)))
+        yield pooled
     finally:
         for handle in handles:
             handle.remove()
 
 
+def output_name(model: nn.Module, number: int, count: int) -> str:
+    source = str(output_source(model))
+    if not -count <= number < count:
+        raise no_output_number(FUNCTION, number, source, count)
+    return f"{source}.{number % count}"
+
+
+def numbered_outputs(
+    model: nn.Module, batch: Any, mask: Tensor | None, *, prefix_tokens: bool
+) -> list[tuple[Tensor, Tensor | None]]:
+    """Return each numbered output with the mask of its tokens; maps have none."""
+    if output_source(model) == HIDDEN_STATES:
+        return [(x, mask) for x in hidden_states(model, batch)]
+    return [(x, None) for x in intermediates(model, batch, prefix_tokens=prefix_tokens)]
+
+
 def hidden_states(model: nn.Module, batch: Any) -> Sequence[Tensor]:
-    output = called(model, batch, output_hidden_states=True, return_dict=True)
+    output = call_model(model, batch, output_hidden_states=True, return_dict=True)
     states = output.get(HIDDEN_STATES) if isinstance(output, Mapping) else None
     if states is None:
-        raise no_output(FUNCTION, HIDDEN_STATES, model, output)
+        raise no_numbered_outputs(FUNCTION, HIDDEN_STATES, model, output)
     return tuple(states)
 
 
-def intermediates(model: nn.Module, batch: Any, *, prefix: bool) -> Sequence[Tensor]:
-    """Maps (B, C, H, W); with `prefix` the tokens before them instead, where the first is a class.
+def intermediates(model: nn.Module, batch: Any, *, prefix_tokens: bool) -> Sequence[Tensor]:
+    """Return maps (B, C, H, W), or with `prefix_tokens` the tokens (B, P, d) before them.
 
-    timm splits those off, because they have no place in the map. A model may have registers but no
-    class token, and a register is none.
+    timm splits prefix tokens off because they have no place in the map. Only models with a class
+    token return them here: the first prefix token of a model without one is a register.
     """
     forward: Callable[..., Any] = model.forward_intermediates  # type: ignore[assignment]
     has_class = getattr(model, "cls_token", None) is not None
-    if prefix and has_class and "return_prefix_tokens" in signature(forward).parameters:
-        pairs = called(forward, batch, intermediates_only=True, return_prefix_tokens=True)
+    if prefix_tokens and has_class and "return_prefix_tokens" in signature(forward).parameters:
+        pairs = call_model(forward, batch, intermediates_only=True, return_prefix_tokens=True)
         return [tokens for _map, tokens in pairs]
-    maps = called(forward, batch, intermediates_only=True)
+    maps = call_model(forward, batch, intermediates_only=True)
     if not isinstance(maps, list | tuple):
-        raise no_output(FUNCTION, INTERMEDIATES, model, maps)
+        raise no_numbered_outputs(FUNCTION, INTERMEDIATES, model, maps)
     return maps

@@ -1,8 +1,8 @@
-"""One (n, d) tensor in a file: written row by row, mapped into memory, without pickle.
+"""One (n, d) tensor in a file: written row by row and memory-mapped, without pickle.
 
-The file is in the safetensors format, so that any reader of that opens it: the length of a header,
-the header in JSON, then the numbers. It is written here because safetensors itself writes a tensor
-only as a whole.
+The file has the safetensors format, so any safetensors reader can open it: the length of the
+header, the header in JSON, then the numbers. It is written by hand because the safetensors package
+only writes whole tensors.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KEY = "features"
 ALIGNMENT = 64
 
 
-def header(dtype: str, n: int, d: int) -> bytes:
+def encode_header(dtype: str, n: int, d: int) -> bytes:
     code, torch_dtype = DTYPES[dtype]
     size = n * d * torch_dtype.itemsize
     entry = {"dtype": code, "shape": [n, d], "data_offsets": [0, size]}
@@ -38,18 +38,18 @@ def header(dtype: str, n: int, d: int) -> bytes:
 
 
 def create(path: Path, dtype: str, n: int, d: int) -> None:
-    """A file of zeros, whole under its name or not there."""
-    head = header(dtype, n, d)
-    size = len(head) + n * d * DTYPES[dtype][1].itemsize
+    """Write a file of zeros. A crash leaves the whole file or none."""
+    header = encode_header(dtype, n, d)
+    size = len(header) + n * d * DTYPES[dtype][1].itemsize
     draft = path.with_name(f"{path.name}.tmp")
     with draft.open("wb") as file:
-        file.write(head)
+        file.write(header)
         file.truncate(size)
     replace(draft, path)
 
 
 def write_text(path: Path, text: str) -> None:
-    """A file with this text: a kill, or a power cut, leaves the old one or the new one."""
+    """Write a text file. A kill or a power cut leaves the old version or the new one."""
     draft = path.with_name(f"{path.name}.tmp")
     draft.write_text(text, encoding="utf-8")
     replace(draft, path)
@@ -58,12 +58,12 @@ def write_text(path: Path, text: str) -> None:
 def replace(draft: Path, path: Path) -> None:
     sync(draft)
     draft.replace(path)
-    if os.name == "posix":  # the rename is in the directory
+    if os.name == "posix":  # the new name is stored in the directory
         sync(path.parent)
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a directory, are on the disk."""
+    """Wait until a file, or the list of names in a directory, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)
@@ -72,41 +72,41 @@ def sync(path: Path) -> None:
 
 
 def check(path: Path, dtype: str, n: int, d: int) -> None:
-    """Refuse a file that is not there, or not of this dtype, shape and size."""
+    """Refuse a file that is missing, or has another dtype, shape or size."""
     if not path.is_file():
         raise no_store(path.parent, f"the file {path.name}", "none")
-    head = header(dtype, n, d)
-    size = len(head) + n * d * DTYPES[dtype][1].itemsize
+    header = encode_header(dtype, n, d)
+    size = len(header) + n * d * DTYPES[dtype][1].itemsize
     if (found := path.stat().st_size) != size:
         raise no_store(path.parent, f"{path.name} of {size} bytes", found)
     with path.open("rb") as file:
-        if (start := file.read(len(head))) != head:
-            raise no_store(path.parent, f"{path.name} to begin with {head!r}", repr(start))
+        if (start := file.read(len(header))) != header:
+            raise no_store(path.parent, f"{path.name} to begin with {header!r}", repr(start))
 
 
 def write_rows(path: Path, dtype: str, n: int, start: int, rows: Tensor, crc: int) -> int:
-    """Put rows at their place; the checksum of all rows up to here, given that of those before."""
+    """Write rows from `start`, and return the checksum updated from that of all rows before."""
     m, d = rows.shape
     torch_dtype = DTYPES[dtype][1]
     data = bytearray(m * d * torch_dtype.itemsize)
     torch.frombuffer(data, dtype=torch_dtype).view(m, d).copy_(rows)
     with path.open("r+b") as file:
-        file.seek(len(header(dtype, n, d)) + start * d * torch_dtype.itemsize)
+        file.seek(len(encode_header(dtype, n, d)) + start * d * torch_dtype.itemsize)
         file.write(data)
     return zlib.crc32(data, crc)
 
 
-def mapped(path: Path, dtype: str, n: int, d: int) -> Tensor:
-    """The tensor, read from the disk as it is used; what is written to it never gets there."""
+def map_tensor(path: Path, dtype: str, n: int, d: int) -> Tensor:
+    """Map the tensor into memory, copy on write: changes never reach the disk."""
     with path.open("rb") as file:
         memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    offset = len(header(dtype, n, d))
+    offset = len(encode_header(dtype, n, d))
     return torch.frombuffer(memory, dtype=DTYPES[dtype][1], offset=offset).view(n, d)
 
 
 def checksum(path: Path, dtype: str, n: int, d: int, rows: int) -> int:
-    """CRC-32 of the first rows."""
-    start = len(header(dtype, n, d))
+    """Return the CRC-32 of the first rows."""
+    start = len(encode_header(dtype, n, d))
     stop = start + rows * d * DTYPES[dtype][1].itemsize
     with (
         path.open("rb") as file,

@@ -1,1 +1,1 @@
-"""What to put between the encoders: small modules, trained or fitted in closed form."""
+"""Heads that map frozen features to a shared space: trained, or fitted in closed form."""

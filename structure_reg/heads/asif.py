@@ -1,4 +1,4 @@
-"""ASIF: a sample described by the training pairs that it resembles."""
+"""ASIF: a sample is represented by its similarities to the training pairs."""
 
 from __future__ import annotations
 
@@ -14,32 +14,33 @@ from structure_reg.heads.columns import Columns, columns
 
 
 class AsifHead(nn.Module):
-    r"""One side of ASIF: cosines to the anchors, the k largest of them, to a power, as a unit row.
+    r"""One side of ASIF: the k largest cosines to the anchors, raised to a power and normalised.
 
     .. math:: f(x)_i \propto \max(0, \cos(\tilde x, \tilde x_i))^p
-              \text{ if it is among the k largest, else } 0
+              \text{ if the cosine is among the k largest, else } 0
 
-    with :math:`\tilde x` less the mean of the anchors' features and over their standard deviation.
-    The pairs are the only thing that both sides share. A negative cosine counts as 0, so that an
-    even power does not turn unlike into like.
+    where :math:`\tilde x_i` is anchor i, and the tilde subtracts the anchors' mean and divides by
+    their standard deviation. The anchors of both sides are the same pairs, which makes their
+    outputs comparable. Negative cosines count as 0, so that an even power does not make dissimilar
+    samples similar.
 
     Parameters
     ----------
     in_features, out_features : int
-        Width of the frozen features, and number of anchors, which is the width of an output.
+        Width of the frozen features, and number of anchors, which is the width of the output.
     k : int
-        How many cosines are kept, at most `out_features`.
+        Number of cosines to keep, at most `out_features`.
     power : float
-        Positive.
+        Exponent of the cosines, positive.
 
     Raises
     ------
     TypeError, ValueError
-        If a size or `power` is not positive, or `k` more than `out_features`.
+        If a size or `power` is not positive, or `k` exceeds `out_features`.
 
     See Also
     --------
-    fit_asif : Where these heads come from.
+    fit_asif : Create a pair of these heads.
 
     Examples
     --------
@@ -66,14 +67,14 @@ class AsifHead(nn.Module):
         self.power = power
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the unit rows, (n, out_features), at most k entries of each above 0."""
+        """Return unit rows of shape (n, out_features) with at most k positive entries each."""
         cosines = unit_rows((x - self.mean) * self.factor) @ self.anchors.mT  # (n, anchors)
         values, kept = cosines.topk(self.k, -1)
         f = torch.zeros_like(cosines).scatter(-1, kept, values.clamp_min(0).pow(self.power))
         return unit_rows(f)
 
     def arguments(self) -> dict[str, Any]:
-        """Return what the head was constructed with."""
+        """Return the arguments that construct this head."""
         return {
             "in_features": self.anchors.shape[1],
             "out_features": self.anchors.shape[0],
@@ -90,43 +91,43 @@ class AsifHead(nn.Module):
 def fit_asif(
     x: Tensor, y: Tensor, *, k: int | None = None, power: float = 8.0, standardise: bool = True
 ) -> tuple[AsifHead, AsifHead]:
-    r"""Describe a sample of either side by its cosines to the pairs of that side.
+    r"""Represent each sample by its cosines to the training pairs of its own side.
 
     .. math:: \operatorname{sim}(x, y) = \langle f_x(x), f_y(y) \rangle
 
-    with the representations of :class:`AsifHead` and the pairs as anchors. Nothing is fitted but
-    the means and deviations, so more pairs are more anchors, and a wider output.
+    where :math:`f_x`, :math:`f_y` are :class:`AsifHead` with the pairs as anchors. Only means and
+    standard deviations are fitted. Every further pair adds an anchor, and a column to the output.
 
     Parameters
     ----------
     x, y : Tensor of shape (n, d_x), (n, d_y)
         Paired frozen features, n >= 2.
     k : int, optional
-        How many anchors a sample is described by, at most n. None: 800 as published, or n if that
-        is less.
+        Number of anchors that represent a sample, at most n. By default min(800, n); 800 is the
+        published value.
     power : float
-        Positive; higher makes the nearest anchors count for more.
+        Exponent of the cosines, positive. Larger values give the nearest anchors more weight.
     standardise : bool
-        Whether columns get unit variance before the cosines, beside being centred, which ASIF as
-        published does not do; a column that is constant is left out either way.
+        Whether to scale columns to unit variance. Columns are centred in any case, and constant
+        columns are ignored; ASIF as published does neither.
 
     Returns
     -------
     tuple of (AsifHead, AsifHead)
-        For x and for y, each from its width to n; the cosine of their outputs is the score. On the
-        device of `x`; float32, or float64 if an input is.
+        Heads for x and for y with n outputs. The score of a pair is the cosine of the two outputs.
+        On the device of `x`, in float32, or float64 if an input is.
 
     Raises
     ------
     TypeError
-        If an argument is of the wrong kind.
+        If an argument is of the wrong type.
     ValueError
-        If the shapes, rows or devices do not fit, an option is out of range, or a value is not
-        finite.
+        If shapes, numbers of rows or devices do not match, if an option is out of range, or if a
+        feature is not finite.
 
     See Also
     --------
-    fit_procrustes : The other form without a penalty to choose.
+    fit_procrustes : Another closed form without a penalty to choose.
 
     References
     ----------
@@ -135,7 +136,7 @@ def fit_asif(
 
     Examples
     --------
-    An anchor resembles itself most, on both sides:
+    On both sides, an anchor is most similar to itself:
 
     >>> g = torch.Generator().manual_seed(0)
     >>> x, y = torch.randn(50, 8, generator=g), torch.randn(50, 4, generator=g)

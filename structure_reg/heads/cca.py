@@ -30,48 +30,51 @@ def fit_cca(
     power: float = 0.0,
     standardise: bool = True,
 ) -> tuple[LinearHead, LinearHead]:
-    r"""Project both sides on the directions in which they correlate most.
+    r"""Project both sides onto the directions in which they correlate most.
 
     .. math::
         C_{xx}^{-1/2} C_{xy} C_{yy}^{-1/2} = A \operatorname{diag}(\rho) B^\top, \qquad
         f_x(x) = \tilde x \, C_{xx}^{-1/2} A \operatorname{diag}(\rho)^{p/2}
 
-    and likewise for y, with centred columns, covariances :math:`C = \tilde X^\top \tilde X / n` and
-    on :math:`C_{xx}` and :math:`C_{yy}` a ridge relative to the mean variance of their columns.
+    and likewise for y with B. Columns are centred, covariances are
+    :math:`C_{xy} = \tilde X^\top \tilde Y / n`, and the diagonals of :math:`C_{xx}` and
+    :math:`C_{yy}` carry a ridge relative to the mean variance of their columns.
 
     Parameters
     ----------
     x, y : Tensor of shape (n, d_x), (n, d_y)
-        Paired frozen features, n >= 2; n may be less than the widths.
+        Paired frozen features, n >= 2. n may be smaller than the widths.
     dim : int, optional
-        How many directions, at most min(n - 1, d_x, d_y). None: that many.
+        Number of directions, at most min(n - 1, d_x, d_y), which is the default.
     ridge : float or tuple of two floats
-        At least 0, for both sides or for x and y; without one and with n near the widths the
-        correlations are all close to 1 and tell nothing. :func:`select_cca` finds it, and `power`.
+        Relative ridge, at least 0, for both sides or for x and y in turn. Without a ridge, and with
+        n near the widths, all correlations are close to 1 and carry no information.
+        :func:`select_cca` chooses `ridge` and `power`.
     power : float
-        The exponent p >= 0: how much more a strongly correlated direction weighs in the cosine.
+        Exponent p >= 0 of the correlations. Larger values give strongly correlated directions more
+        weight in the cosine.
     standardise : bool
-        Whether columns get unit variance first; a column that is constant is left out either way.
+        Whether to scale columns to unit variance first. Constant columns are ignored in any case.
 
     Returns
     -------
     tuple of (LinearHead, LinearHead)
-        For x and for y, to `dim` directions, the most correlated first; the cosine of their outputs
-        is the score. Zero beyond the rank of the features. Fitted in float64, on the device of `x`;
-        float32, or float64 if an input is.
+        Heads for x and for y with `dim` outputs, in decreasing order of correlation. The score of a
+        pair is the cosine of the two outputs. Directions beyond the rank of the features are zero.
+        Fitted in float64 on the device of `x`, and returned in float32, or float64 if an input is.
 
     Raises
     ------
     TypeError
-        If an argument is of the wrong kind.
+        If an argument is of the wrong type.
     ValueError
-        If the shapes, rows or devices do not fit, an option is out of range, or a value is not
-        finite.
+        If shapes, numbers of rows or devices do not match, if an option is out of range, or if a
+        feature is not finite.
 
     See Also
     --------
-    select_cca : The ridges and the power, from held-out pairs.
-    fit_csa : The correlations weigh the score, not the features.
+    select_cca : Choose ridges and power on held-out pairs.
+    fit_csa : Weights the score by the correlations, instead of the features.
 
     References
     ----------
@@ -80,7 +83,7 @@ def fit_cca(
 
     Examples
     --------
-    Any invertible map of a side changes nothing but what a ridge makes of it:
+    Without a ridge, CCA is invariant to any invertible linear map of one side:
 
     >>> g = torch.Generator().manual_seed(0)
     >>> x = torch.randn(200, 8, generator=g, dtype=torch.float64)
@@ -93,16 +96,16 @@ def fit_cca(
     """
     dtype = check_fit("fit_cca", x, y, ridge)
     check_number("fit_cca", "power", power, least=0.0)
-    f = canonical_directions("fit_cca", x, y, dim, ridge, standardise)
-    weight = f.rho.pow(power / 2)
+    W_x, W_y, rho, X, Y = canonical_directions("fit_cca", x, y, dim, ridge, standardise)
+    weight = rho.pow(power / 2)
     return (
-        linear_head(f.W_x * weight, f.X.mean, f.X.factor, dtype),
-        linear_head(f.W_y * weight, f.Y.mean, f.Y.factor, dtype),
+        linear_head(W_x * weight, X.mean, X.factor, dtype),
+        linear_head(W_y * weight, Y.mean, Y.factor, dtype),
     )
 
 
 class CanonicalDirections(NamedTuple):
-    """Whitened directions of both sides, the most correlated first."""
+    """Whitened directions of both sides, in decreasing order of correlation."""
 
     W_x: Tensor  # (d_x, dim)
     W_y: Tensor  # (d_y, dim)
@@ -119,11 +122,11 @@ def canonical_directions(
     ridge: float | tuple[float, float],
     standardise: bool,
 ) -> CanonicalDirections:
-    """Compute C^{-1/2} A and C^{-1/2} B from thin SVDs, never forming a covariance."""
+    """Compute C^{-1/2} A and C^{-1/2} B from thin SVDs, without forming a covariance."""
     dim = check_dim(function, dim, len(x), x.shape[1], y.shape[1])
     X = columns(function, "x", x, standardise=standardise)
     Y = columns(function, "y", y, standardise=standardise)
-    ridge_x, ridge_y = ridges(ridge)
+    ridge_x, ridge_y = ridge if isinstance(ridge, tuple) else (ridge, ridge)
     S, T = spectrum(X), spectrum(Y)
     W_x, W_y, rho = whitened_directions(S, T, S.U.mT @ T.U, ridge_x, ridge_y, dim)
     return CanonicalDirections(W_x, W_y, rho, X, Y)
@@ -135,10 +138,6 @@ def whitened_directions(
     h_x, h_y = whitening(S, ridge_x), whitening(T, ridge_y)
     K = (h_x * S.s)[:, None] * UU * (h_y * T.s)  # (r_x, r_y)
     A, rho, B = paired_directions(K, dim)
-    scale = len(S.U) ** 0.5  # covariances are sums over n
+    scale = len(S.U) ** 0.5  # Z is not divided by the square root of n, as a covariance would be
     W_x, W_y = (scale * side.V @ (h[:, None] * D) for side, h, D in ((S, h_x, A), (T, h_y, B)))
     return W_x, W_y, rho.clamp(max=1)
-
-
-def ridges(ridge: float | tuple[float, float]) -> tuple[float, float]:
-    return ridge if isinstance(ridge, tuple) else (ridge, ridge)

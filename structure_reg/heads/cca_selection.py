@@ -1,4 +1,4 @@
-"""How much to shrink a canonical correlation analysis, from pairs that it was not fitted on."""
+"""Choosing the ridges and the power of a canonical correlation analysis on held-out pairs."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ SCALES = (5.0, 10.0, 20.0, 40.0, 80.0)
 
 
 class CcaSelection(NamedTuple):
-    """What :func:`select_cca` found.
+    """The choice of :func:`select_cca`.
 
     Parameters
     ----------
     ridge : tuple of two floats
-        For x and for y, scaled to the number of pairs that were given.
+        Ridges for x and for y, scaled to the number of pairs passed in.
     power : float
-        The exponent of the correlations.
+        Exponent of the correlations.
     logit_scale : float
-        The scale of the cosines at which the held-out loss is least.
+        Scale of the cosines that minimises the held-out loss.
     loss : float
-        That loss: the mean of both ways' negative log-likelihoods of a positive among the held-out
-        rows, in nats.
+        The held-out loss in nats: the negative log-likelihood of the positives among the held-out
+        rows, averaged over both directions.
     """
 
     ridge: tuple[float, float]
@@ -58,42 +58,42 @@ def select_cca(
               \log \operatorname{rowsoftmax}(s \, \hat z_x \hat z_y^\top)_{ii} +
               \log \operatorname{rowsoftmax}(s \, \hat z_y \hat z_x^\top)_{ii} \bigr]
 
-    over the pairs that were left out, at the best of a few scales s. The best ridge for both sides
-    comes first, then that of each side alone, every one with every power. How much to shrink
-    differs tenfold between encoders and between 100 and 1000 pairs, and recall on few pairs is too
-    coarse to tell.
+    averaged over the held-out pairs, at the best of a few scales s. The search first finds the best
+    common ridge for both sides, and then the best ridge of each side, all with every power. The
+    best ridge varies tenfold between encoders, and between 100 and 1000 pairs; the loss can tell
+    ridges apart on few pairs, where recall is too coarse.
 
     Parameters
     ----------
     x, y : Tensor of shape (n, d_x), (n, d_y)
         Paired frozen features, n >= 8.
     ids : Tensor of shape (n,), optional
-        Integers, one for each pair; rows with the same are positives of each other and stay in one
-        fold. None: every pair is its own.
-    standardise
-        As in :func:`fit_cca`.
+        Integer id of each pair. Pairs with the same id are positives of each other and stay in one
+        fold. By default, all pairs are distinct.
+    standardise : bool
+        Whether to scale columns to unit variance first, as in :func:`fit_cca`.
     max_samples : int
-        With more pairs than that, a random choice of so many, at least 8. What is penalised is then
-        the same in all: the ridges shrink as the pairs grow.
+        Maximum number of pairs to use, at least 8. From more pairs, a random subset is drawn; the
+        ridges are then rescaled so that the total penalty fits all pairs.
     generator : torch.Generator, optional
-        For the folds. None: one seeded with 0.
+        Generator of the folds and the subset. By default, one seeded with 0.
 
     Returns
     -------
     CcaSelection
-        With `ridge` and `power` for :func:`fit_cca`.
+        The best `ridge` and `power` for :func:`fit_cca`, with their scale and loss.
 
     Raises
     ------
     TypeError
-        If an argument is of the wrong kind.
+        If an argument is of the wrong type.
     ValueError
-        If the shapes, rows or devices do not fit, there are fewer than 8 different ids, or a value
-        is not finite.
+        If shapes, numbers of rows or devices do not match, if there are fewer than 8 distinct ids,
+        or if a feature is not finite.
 
     See Also
     --------
-    select_layers : The choice that comes before.
+    select_layers : Choose the layers to align first.
 
     Examples
     --------
@@ -112,32 +112,36 @@ def select_cca(
     check_count(name, "max_samples", max_samples, least=8)
     generator = generator or torch.Generator().manual_seed(0)
     parts = [
-        HeldOut(name, x, y, ids, kept, left_out, standardise)
-        for kept, left_out in folds(name, x, ids, 4, max_samples, generator)
+        Fold(name, x, y, ids, fitted, held_out, standardise)
+        for fitted, held_out in folds(name, x, ids, 4, max_samples, generator)
     ]
-
-    losses: dict[tuple[float, float], Tensor] = {}  # ridges: (powers, scales)
-
-    def best(tried: list[tuple[float, float]]) -> tuple[float, float]:
-        for ridge in tried:
-            if ridge not in losses:
-                losses[ridge] = torch.stack([part.losses(*ridge) for part in parts]).mean(0)
-        return min(tried, key=lambda ridge: losses[ridge].min().item())
-
-    ridge = best([(both, both) for both in RIDGES])
-    ridge = best([(of_x, ridge[1]) for of_x in RIDGES])
-    ridge = best([(ridge[0], of_y) for of_y in RIDGES])
-    of_best = losses[ridge]
-    power, scale = divmod(int(of_best.argmin()), len(SCALES))
-    # What counts is the penalty on the sum over the pairs, not on their mean.
+    ridge, losses = search_ridges(parts)
+    power, scale = divmod(int(losses.argmin()), len(SCALES))
+    # The penalty on the sum over the pairs is what carries over, not that on their mean.
     share = math.fsum(part.pairs for part in parts) / len(parts) / len(x)
     return CcaSelection(
-        (share * ridge[0], share * ridge[1]), POWERS[power], SCALES[scale], of_best.min().item()
+        (share * ridge[0], share * ridge[1]), POWERS[power], SCALES[scale], losses.min().item()
     )
 
 
-class HeldOut:
-    """One fold: what every ridge shares, and the loss of each on the pairs left out."""
+def search_ridges(parts: list[Fold]) -> tuple[tuple[float, float], Tensor]:
+    """Return the best ridges and their losses (powers, scales): both at once, then side by side."""
+    losses: dict[tuple[float, float], Tensor] = {}  # ridges: (powers, scales)
+
+    def best(candidates: list[tuple[float, float]]) -> tuple[float, float]:
+        for ridge in candidates:
+            if ridge not in losses:
+                losses[ridge] = torch.stack([part.losses(*ridge) for part in parts]).mean(0)
+        return min(candidates, key=lambda ridge: losses[ridge].min().item())
+
+    ridge = best([(common, common) for common in RIDGES])
+    ridge = best([(ridge_x, ridge[1]) for ridge_x in RIDGES])
+    ridge = best([(ridge[0], ridge_y) for ridge_y in RIDGES])
+    return ridge, losses[ridge]
+
+
+class Fold:
+    """One fold: the spectra that all ridges share, and the loss of each on the held-out pairs."""
 
     def __init__(
         self,
@@ -145,21 +149,21 @@ class HeldOut:
         x: Tensor,
         y: Tensor,
         ids: Tensor | None,
-        kept: Tensor,
-        left_out: Tensor,
+        fitted: Tensor,
+        held_out: Tensor,
         standardise: bool,
     ) -> None:
-        X = columns(function, "x", x[kept], standardise=standardise)
-        Y = columns(function, "y", y[kept], standardise=standardise)
+        X = columns(function, "x", x[fitted], standardise=standardise)
+        Y = columns(function, "y", y[fitted], standardise=standardise)
         self.S, self.T = spectrum(X), spectrum(Y)
         self.UU = self.S.U.mT @ self.T.U
-        self.x, self.y = ((z[left_out] - Z.mean) * Z.factor for z, Z in ((x, X), (y, Y)))
-        own = torch.arange(len(left_out), device=x.device) if ids is None else ids[left_out]
-        self.negative = own[:, None] != own  # (m, m)
-        self.pairs = len(kept)
+        self.x, self.y = ((z[held_out] - Z.mean) * Z.factor for z, Z in ((x, X), (y, Y)))
+        group = torch.arange(len(held_out), device=x.device) if ids is None else ids[held_out]
+        self.negative = group[:, None] != group  # (m, m)
+        self.pairs = len(fitted)
 
     def losses(self, ridge_x: float, ridge_y: float) -> Tensor:
-        """For every power and scale: (powers, scales)."""
+        """Return the held-out loss of every power and scale, (powers, scales)."""
         dim = min(len(self.S.s), len(self.T.s))
         W_x, W_y, rho = whitened_directions(self.S, self.T, self.UU, ridge_x, ridge_y, dim)
         a, b = self.x @ W_x, self.y @ W_y  # (m, dim)
@@ -172,7 +176,7 @@ class HeldOut:
 
 
 def contrast(Z: Tensor, negative: Tensor) -> Tensor:
-    """Mean over rows and columns of -log of the positives' share."""
+    """Return -log of the positives' share of the softmax, averaged over rows and columns."""
     positive = Z.masked_fill(negative, -math.inf)
     both = [Z.logsumexp(axis) - positive.logsumexp(axis) for axis in (1, 0)]
     return torch.stack(both).mean()

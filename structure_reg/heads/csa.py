@@ -1,4 +1,4 @@
-"""Canonical similarity analysis: canonical directions, and a cosine weighted by correlation."""
+"""Canonical similarity analysis: a cosine of canonical variates weighted by correlation."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ SIDES = ("x", "y")
 
 
 class CsaHead(nn.Module):
-    r"""One side of CSA: unit rows whose inner product with the other side's is CSA's similarity.
+    r"""One side of CSA: its inner product with the other side's head is CSA's similarity.
 
     .. math:: \operatorname{sim}(a, b) = \frac{\sum_i w_i a_i b_i}{\| a \| \, \| b \|}
 
-    with :math:`a`, :math:`b` the canonical variates and :math:`w_i` in [0, 1]. The lengths are
-    unweighted, so no weight of the directions alone makes this a cosine. Two coordinates more do:
-    with :math:`\hat a = a / \| a \|` the outputs are
+    where :math:`a`, :math:`b` are the canonical variates and :math:`w_i` lies in [0, 1]. The norms
+    are unweighted, so weighting the directions alone does not turn this into a cosine, but two
+    extra coordinates do. With :math:`\hat a = a / \| a \|`, the outputs are
     :math:`(\sqrt{w} \hat a, r_a, 0)` and :math:`(\sqrt{w} \hat b, 0, r_b)`, where
-    :math:`r_a^2 = \sum_i (1 - w_i) \hat a_i^2` fills up to unit length.
+    :math:`r_a^2 = \sum_i (1 - w_i) \hat a_i^2` completes them to unit length.
 
     Parameters
     ----------
     in_features, out_features : int
-        Width of the frozen features, and number of directions; an output is two wider.
+        Width of the frozen features, and number of directions. The output has two more columns.
     side : {"x", "y"}
-        Which of the two coordinates is filled: the two heads of a pair differ in it.
+        Side of the pair, which decides which of the two extra coordinates holds the remainder.
 
     Raises
     ------
     TypeError, ValueError
-        If a size is not a positive integer, or `side` not one of the two.
+        If a size is not a positive integer, or `side` is neither "x" nor "y".
 
     See Also
     --------
-    fit_csa : Where these heads come from.
+    fit_csa : Fit a pair of these heads.
 
     Examples
     --------
-    Rows have unit length whatever the weights are:
+    Outputs have unit length for any weights:
 
     >>> head = CsaHead(16, 8, side="x")
     >>> head.weights = torch.rand(8)
@@ -65,15 +65,16 @@ class CsaHead(nn.Module):
         self.side = side
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the unit rows, (n, out_features + 2)."""
+        """Return unit rows of shape (n, out_features + 2)."""
         a = unit_rows(self.linear(x))  # (n, s)
         w = self.weights
         r = ((1 - w) * a.square()).sum(-1, keepdim=True).sqrt()  # (n, 1)
-        none = torch.zeros_like(r)
-        return torch.cat([w.sqrt() * a, *((r, none) if self.side == "x" else (none, r))], -1)
+        zero = torch.zeros_like(r)
+        remainder = (r, zero) if self.side == "x" else (zero, r)
+        return torch.cat([w.sqrt() * a, *remainder], -1)
 
     def arguments(self) -> dict[str, Any]:
-        """Return what the head was constructed with."""
+        """Return the arguments that construct this head."""
         return {
             "in_features": self.linear.in_features,
             "out_features": self.linear.out_features,
@@ -95,36 +96,36 @@ def fit_csa(
     power: float = 1.0,
     standardise: bool = True,
 ) -> tuple[CsaHead, CsaHead]:
-    r"""Fit canonical directions, and weigh them in the similarity by their correlation.
+    r"""Fit canonical directions, and weight them by their correlation in the similarity.
 
     .. math:: \operatorname{sim}(x, y) = \frac{\sum_i \rho_i^p \, a_i b_i}{\| a \| \, \| b \|}
 
-    with the canonical variates a of x and b of y as :func:`fit_cca` finds them, and
-    :math:`\rho` their correlations.
+    where a and b are the canonical variates of x and y, as in :func:`fit_cca`, and :math:`\rho`
+    are their correlations.
 
     Parameters
     ----------
     x, y, dim, ridge
         As in :func:`fit_cca`.
     power : float
-        The exponent p >= 0: 1 is CSA, 0 the cosine of :func:`fit_cca`.
+        Exponent p >= 0 of the correlations: 1 is CSA, and 0 is the cosine of :func:`fit_cca`.
     standardise
         As in :func:`fit_cca`.
 
     Returns
     -------
     tuple of (CsaHead, CsaHead)
-        For x and for y, whose cosine is the similarity; two coordinates wider than `dim`. Fitted in
-        float64, on the device of `x`; float32, or float64 if an input is.
+        Heads for x and for y with dim + 2 outputs, whose cosine is the similarity. Fitted in
+        float64 on the device of `x`, and returned in float32, or float64 if an input is.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`fit_cca`.
+        As for :func:`fit_cca`.
 
     See Also
     --------
-    fit_cca : With ``power=``, weights in the features: their lengths are weighted too.
+    fit_cca : Its `power` weights the features, and thereby their norms too.
 
     References
     ----------
@@ -133,7 +134,7 @@ def fit_csa(
 
     Examples
     --------
-    Directions that correlate by chance weigh less than the one that is shared:
+    Directions that correlate by chance weigh less than the shared direction:
 
     >>> g = torch.Generator().manual_seed(0)
     >>> x, y = torch.randn(500, 8, generator=g), torch.randn(500, 8, generator=g)
@@ -143,12 +144,14 @@ def fit_csa(
     """
     dtype = check_fit("fit_csa", x, y, ridge)
     check_number("fit_csa", "power", power, least=0.0)
-    f = canonical_directions("fit_csa", x, y, dim, ridge, standardise)
-    heads = []
-    for side, W, of in (("x", f.W_x, f.X), ("y", f.W_y, f.Y)):
-        with torch.device("meta"):  # draws no random numbers
-            head = CsaHead(*W.shape, side=side)
-        head.linear = linear_head(W, of.mean, of.factor, dtype)
-        head.weights = f.rho.pow(power).to(dtype)
-        heads.append(head)
-    return heads[0], heads[1]
+    W_x, W_y, rho, X, Y = canonical_directions("fit_csa", x, y, dim, ridge, standardise)
+    weights = rho.pow(power).to(dtype)
+    head_x = csa_head("x", linear_head(W_x, X.mean, X.factor, dtype), weights)
+    return head_x, csa_head("y", linear_head(W_y, Y.mean, Y.factor, dtype), weights)
+
+
+def csa_head(side: str, linear: LinearHead, weights: Tensor) -> CsaHead:
+    with torch.device("meta"):  # draws no random numbers
+        head = CsaHead(linear.in_features, linear.out_features, side=side)
+    head.linear, head.weights = linear, weights.clone()  # every head owns its weights
+    return head

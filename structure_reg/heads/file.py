@@ -1,4 +1,4 @@
-"""Heads in a file: tensors and JSON in the safetensors format, nothing that could run."""
+"""Heads in a safetensors file: tensors and JSON, and nothing executable."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ FORMAT = "structure-reg heads 1"
 
 
 def save_heads(path: str | PathLike[str], *heads: nn.Module) -> None:
-    """Write heads to a file: one, the two of a pair, or as many as belong together.
+    """Save one or more heads, such as the two of a pair, to one file.
 
     Parameters
     ----------
     path : str or os.PathLike
-        Where; a file there is replaced. The name usually ends in ``.safetensors``.
+        Path of the file, usually with the suffix ``.safetensors``. An existing file is replaced.
     *heads : LinearHead, ResidualHead, MlpHead, GatedHead, CsaHead or AsifHead
-        One at the least, on any device.
+        Heads to save, at least one, on any device.
 
     Returns
     -------
     None
-        The file holds the tensors in their dtypes, and as JSON the kind of each head and what it
-        was constructed with.
+        The file holds the tensors in their dtypes, and the class and arguments of each head as
+        JSON.
 
     Raises
     ------
     ImportError
         If the package safetensors is not installed.
     TypeError
-        If a head is not one of these kinds.
+        If a head is not an instance of one of these classes.
     ValueError
-        If there is none.
+        If there are no heads.
 
     See Also
     --------
-    load_heads : The way back.
+    load_heads : Read the file again.
 
     Examples
     --------
@@ -71,25 +71,31 @@ def save_heads(path: str | PathLike[str], *heads: nn.Module) -> None:
 
 def write_heads(
     function: str,
-    form: str,
+    file_format: str,
     path: str | PathLike[str],
     heads: Sequence[nn.Module],
-    beside: Mapping[str, Tensor],
-    metadata: Mapping[str, str],
+    other_tensors: Mapping[str, Tensor],
+    other_texts: Mapping[str, str],
 ) -> None:
-    """Write heads, with tensors and texts of other names beside them."""
+    """Write heads together with other named tensors and texts."""
     check_heads(function, heads, KINDS)
-    described = [{"kind": type(head).__name__, "arguments": head.arguments()} for head in heads]  # type: ignore[operator]
+    descriptions = [{"kind": type(head).__name__, "arguments": head.arguments()} for head in heads]  # type: ignore[operator]
     tensors = {
+        # safetensors refuses tensors that share memory.
+        name: tensor.detach().clone().contiguous()
+        for name, tensor in {**state_of(heads), **other_tensors}.items()
+    }
+    texts = {"format": file_format, "heads": json.dumps(descriptions), **other_texts}
+    safetensors(function).torch.save_file(tensors, path, texts)
+
+
+def state_of(heads: Sequence[nn.Module]) -> dict[str, Tensor]:
+    """Return the tensors of all heads, with the position of the head before each name."""
+    return {
         f"{i}.{name}": tensor
         for i, head in enumerate(heads)
         for name, tensor in head.state_dict().items()
     }
-    own = {  # no two share memory in a file
-        name: tensor.detach().clone().contiguous() for name, tensor in {**tensors, **beside}.items()
-    }
-    texts = {"format": form, "heads": json.dumps(described), **metadata}
-    safetensors(function).torch.save_file(own, path, texts)
 
 
 def load_heads(
@@ -100,28 +106,29 @@ def load_heads(
     Parameters
     ----------
     path : str or os.PathLike
-        A file that :func:`save_heads` wrote. Nothing in it is run, whoever wrote it.
+        Path of a file written by :func:`save_heads`. Nothing in the file is executed, so files from
+        others are safe to load.
     device : str or torch.device
-        Where the tensors go.
+        Device of the tensors.
 
     Returns
     -------
     tuple of torch.nn.Module
-        As many as were saved, in their order, each tensor in the dtype it was saved in; in eval
-        mode, so that dropout is off. No random numbers are drawn.
+        The heads in the order in which they were saved, with tensors in their saved dtypes. The
+        heads are in eval mode, so dropout is off. No random numbers are drawn.
 
     Raises
     ------
     ImportError
         If the package safetensors is not installed.
     FileNotFoundError
-        If there is no file.
+        If the file does not exist.
     ValueError
-        If it is not a file that :func:`save_heads` wrote, or its tensors do not fit its heads.
+        If :func:`save_heads` did not write the file, or if its tensors do not fit its heads.
 
     See Also
     --------
-    save_heads : The way there, with an example of both.
+    save_heads : Write the file; its example shows both.
 
     Examples
     --------
@@ -135,73 +142,81 @@ def load_heads(
 
 def read_heads(
     function: str,
-    form: str,
+    file_format: str,
     path: str | PathLike[str],
     device: str | torch.device,
-    beside: Sequence[str],
+    other_names: Sequence[str],
 ) -> tuple[tuple[nn.Module, ...], dict[str, Tensor], dict[str, str]]:
-    """Read heads, the tensors of these other names, and all texts."""
+    """Return the heads, the tensors of these other names, and all texts."""
+    tensors, texts = read_file(function, path, device)
+    if (found := texts.get("format")) != file_format:
+        raise no_heads_file(function, path, f"the format {found!r} instead of {file_format!r}")
+    try:
+        descriptions = [(of["kind"], dict(of["arguments"])) for of in json.loads(texts["heads"])]
+    except (KeyError, TypeError, ValueError) as error:
+        raise no_heads_file(function, path, "an unreadable list of heads") from error
+    heads = tuple(empty_head(function, path, *description) for description in descriptions)
+    others = {name: tensors.pop(name) for name in other_names if name in tensors}
+    load_tensors(function, path, heads, tensors)
+    return heads, others, texts
+
+
+def read_file(
+    function: str, path: str | PathLike[str], device: str | torch.device
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the texts of a safetensors file."""
     package = safetensors(function)
     try:
         with package.safe_open(path, framework="pt", device=str(device)) as file:
-            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, file.metadata() or {}
     except package.SafetensorError as error:
-        raise no_heads_file(function, path, f"no safetensors file ({error})") from error
-    if metadata.get("format") != form:
-        got = f"the format {metadata.get('format')!r} for {form!r}"
+        raise no_heads_file(function, path, f"a file of another format ({error})") from error
+
+
+def empty_head(
+    function: str, path: str | PathLike[str], kind: str, arguments: dict[str, Any]
+) -> nn.Module:
+    """Construct a head on meta, so that a wrong size in the file costs no memory."""
+    if kind not in KINDS:
+        got = f"the head {kind}, which is none of {', '.join(KINDS)}"
         raise no_heads_file(function, path, got)
     try:
-        described = [(of["kind"], dict(of["arguments"])) for of in json.loads(metadata["heads"])]
-    except (KeyError, TypeError, ValueError) as error:
-        raise no_heads_file(function, path, "a list of heads that cannot be read") from error
-    heads = tuple(rebuilt(function, path, kind, arguments) for kind, arguments in described)
-    others = {name: tensors.pop(name) for name in beside if name in tensors}
-    fill(function, path, heads, tensors)
-    return heads, others, metadata
+        with torch.device("meta"):
+            return KINDS[kind](**arguments)
+    except (TypeError, ValueError) as error:
+        raise no_heads_file(function, path, f"a {kind} with bad arguments ({error})") from error
 
 
-def fill(
+def load_tensors(
     function: str,
     path: str | PathLike[str],
     heads: Sequence[nn.Module],
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Give the heads their tensors, if they are exactly those that they have."""
-    expected = {
-        f"{i}.{name}": tensor.shape
-        for i, head in enumerate(heads)
-        for name, tensor in head.state_dict().items()
-    }
+    """Give the heads their tensors, and refuse missing, foreign and unfitting ones."""
+    expected = state_of(heads)
     for name in sorted(expected.keys() | tensors.keys()):
-        if name not in tensors:
-            raise no_heads_file(function, path, f"no tensor {name}")
-        if name not in expected:
-            raise no_heads_file(function, path, f"a tensor {name} that its heads do not have")
-        if tensors[name].shape != expected[name] or tensors[name].dtype not in FLOATS:
-            raise no_heads_file(
-                function,
-                path,
-                f"{name} of shape {tuple(tensors[name].shape)} and {tensors[name].dtype} "
-                f"for a floating {tuple(expected[name])}",
-            )
+        if (got := mismatch(name, expected, tensors)) is not None:
+            raise no_heads_file(function, path, got)
     for i, head in enumerate(heads):
-        own = {name: tensors[f"{i}.{name}"] for name in head.state_dict()}
-        head.load_state_dict(own, assign=True)
+        state = {name: tensors[f"{i}.{name}"] for name in head.state_dict()}
+        head.load_state_dict(state, assign=True)
         head.eval()
 
 
-def rebuilt(
-    function: str, path: str | PathLike[str], kind: str, arguments: dict[str, Any]
-) -> nn.Module:
-    """Construct a head without its tensors: a wrong size in the file costs no memory."""
-    if kind not in KINDS:
-        raise no_heads_file(function, path, f"a {kind}, which is none of {', '.join(KINDS)}")
-    try:
-        with torch.device("meta"):
-            return KINDS[kind](**arguments)
-    except (TypeError, ValueError) as error:
-        raise no_heads_file(function, path, f"a {kind} that cannot be ({error})") from error
+def mismatch(
+    name: str, expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> str | None:
+    """Describe how a tensor of the file differs from the one that a head expects."""
+    if name not in tensors:
+        return f"no tensor {name}"
+    if name not in expected:
+        return f"a tensor {name} that its heads do not have"
+    shape, found = tuple(expected[name].shape), tensors[name]
+    if found.shape == shape and found.dtype in FLOATS:
+        return None
+    return f"{name} of shape {tuple(found.shape)} and {found.dtype} instead of floating {shape}"
 
 
 def safetensors(function: str) -> ModuleType:

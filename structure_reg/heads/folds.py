@@ -1,4 +1,4 @@
-"""Pairs to fit on and pairs to judge by, never two of one id apart."""
+"""Cross-validation folds that keep the pairs of one id together."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def folds(
     max_samples: int,
     generator: torch.Generator,
 ) -> list[tuple[Tensor, Tensor]]:
-    """Rows (kept, left out) of each fold, for at most `max_samples` rows in random order."""
+    """Return the rows (fitted, held out) of each fold, over at most `max_samples` random rows."""
     check_ids(function, ids, x)
     order = torch.randperm(len(x), generator=generator, device=generator.device)
     rows = order[:max_samples].to(x.device)
     if ids is None:
-        of_row = torch.arange(len(rows), device=x.device)
+        group = torch.arange(len(rows), device=x.device)
     else:
-        distinct, of_row = torch.unique(ids[rows], return_inverse=True)
+        distinct, group = torch.unique(ids[rows], return_inverse=True)
         shuffle = torch.randperm(len(distinct), generator=generator, device=generator.device)
-        of_row = shuffle.to(x.device)[of_row]
-    check_folds(function, int(of_row.max()) + 1, 2 * count)
-    fold = of_row % count
+        group = shuffle.to(x.device)[group]
+    check_folds(function, int(group.max()) + 1, 2 * count)
+    fold = group % count
     return [(rows[fold != k], rows[fold == k]) for k in range(count)]

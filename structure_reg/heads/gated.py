@@ -1,4 +1,4 @@
-"""SAIL's gated head."""
+"""The gated head of SAIL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from structure_reg._checks import check_count
 
 
 class GatedHead(nn.Module):
-    r"""Layer norm, a wide product of two linear maps, one of them a gate, and a map down.
+    r"""A layer norm, a gated linear unit with a ReLU6 gate, and a linear projection.
 
     .. math:: f(x) = W_3 \bigl( \operatorname{ReLU6}(W_1 h + b_1) \odot (W_2 h + b_2) \bigr) + b_3,
               \qquad h = \operatorname{LayerNorm}(x)
@@ -19,9 +19,9 @@ class GatedHead(nn.Module):
     Parameters
     ----------
     in_features, out_features : int
-        Width of the frozen features, and of the shared space.
+        Width of the frozen features, and width of the shared space.
     expansion : int
-        Rows of :math:`W_1` and of :math:`W_2`, in multiples of `in_features`.
+        Number of rows of :math:`W_1` and of :math:`W_2`, in multiples of `in_features`.
 
     Raises
     ------
@@ -35,7 +35,7 @@ class GatedHead(nn.Module):
 
     Examples
     --------
-    A scale of the features does not matter, by the layer norm:
+    The layer norm makes the head invariant to the scale of the features:
 
     >>> head, x = GatedHead(16, 8), torch.randn(10, 16)
     >>> torch.allclose(head(x), head(5 * x), atol=1e-4)
@@ -59,7 +59,7 @@ class GatedHead(nn.Module):
         return z
 
     def arguments(self) -> dict[str, Any]:
-        """Return what the head was constructed with."""
+        """Return the arguments that construct this head."""
         return {
             "in_features": self.W1.in_features,
             "out_features": self.W3.out_features,

@@ -1,4 +1,4 @@
-"""The linear head: trained, or what ridge, CCA and Procrustes fit."""
+"""The linear head: trained, or fitted by ridge regression, CCA or Procrustes."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from structure_reg._checks import check_count
 
 
 class LinearHead(nn.Linear):
-    r"""A linear map with a bias, the head of most alignments of frozen encoders.
+    r"""A linear map with a bias, the most common head on frozen encoders.
 
     .. math:: f(x) = W x + b
 
-    It is `torch.nn.Linear`, started as that, with what :func:`save_heads` asks for.
+    It is a `torch.nn.Linear`, with the same initialisation, that :func:`save_heads` can store.
 
     Parameters
     ----------
     in_features, out_features : int
-        Width of the frozen features, and of the shared space.
+        Width of the frozen features, and width of the shared space.
     bias : bool
-        Whether there is a b.
+        Whether to add the bias b.
 
     Raises
     ------
@@ -31,7 +31,7 @@ class LinearHead(nn.Linear):
 
     See Also
     --------
-    fit_cca, fit_ridge, fit_procrustes : The same head in closed form.
+    fit_cca, fit_ridge, fit_procrustes : Fit this head in closed form.
 
     Examples
     --------
@@ -45,7 +45,7 @@ class LinearHead(nn.Linear):
         super().__init__(in_features, out_features, bias=bias)
 
     def arguments(self) -> dict[str, Any]:
-        """Return what the head was constructed with."""
+        """Return the arguments that construct this head."""
         return {
             "in_features": self.in_features,
             "out_features": self.out_features,
@@ -54,7 +54,7 @@ class LinearHead(nn.Linear):
 
 
 def linear_head(W: Tensor, mean: Tensor, factor: Tensor, dtype: torch.dtype) -> LinearHead:
-    """The head that maps x to ((x - mean) * factor) W."""  # W: (d, s)
+    """Return the head that maps x to ((x - mean) * factor) W."""  # W: (d, s)
     with torch.device("meta"):  # draws no random numbers
         head = LinearHead(*W.shape)
     W = factor[:, None] * W

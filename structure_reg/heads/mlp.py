@@ -1,4 +1,4 @@
-"""The two-layer head."""
+"""The two-layer head: a multilayer perceptron with one hidden layer."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class MlpHead(nn.Module):
     Parameters
     ----------
     in_features, out_features : int
-        Width of the frozen features, and of the shared space.
+        Width of the frozen features, and width of the shared space.
     hidden_features : int, optional
-        Rows of :math:`W_1`. None: `in_features`.
+        Number of rows of :math:`W_1`; `in_features` by default.
     dropout : float
-        In [0, 1): share of the hidden features that is dropped in training.
+        Probability in [0, 1) of dropping a hidden feature in training.
 
     Raises
     ------
@@ -58,7 +58,7 @@ class MlpHead(nn.Module):
         return z
 
     def arguments(self) -> dict[str, Any]:
-        """Return what the head was constructed with."""
+        """Return the arguments that construct this head."""
         return {
             "in_features": self.W1.in_features,
             "out_features": self.W2.out_features,

@@ -1,4 +1,4 @@
-"""Orthogonal Procrustes as a pair of linear heads."""
+"""Orthogonal Procrustes analysis as a pair of linear heads."""
 
 from __future__ import annotations
 
@@ -15,40 +15,41 @@ from structure_reg.heads.linear import LinearHead, linear_head
 def fit_procrustes(
     x: Tensor, y: Tensor, *, dim: int | None = None, standardise: bool = True
 ) -> tuple[LinearHead, LinearHead]:
-    r"""Rotate both sides onto each other, as far as a rotation can.
+    r"""Fit the orthogonal maps that bring both sides closest to each other.
 
     .. math:: \hat X^\top \hat Y = U \operatorname{diag}(\sigma) V^\top, \qquad
               f_x(x) = \tilde x \, U, \qquad f_y(y) = \tilde y \, V
 
-    with centred columns :math:`\tilde X`, :math:`\tilde Y`, whose rows have unit length in
-    :math:`\hat X`, :math:`\hat Y`.
+    where :math:`\tilde X`, :math:`\tilde Y` have centred columns, and :math:`\hat X`,
+    :math:`\hat Y` are the same with rows scaled to unit length.
 
     Parameters
     ----------
     x, y : Tensor of shape (n, d_x), (n, d_y)
-        Paired frozen features, n >= 2; n may be less than the widths, and these may differ.
+        Paired frozen features, n >= 2. n may be smaller than the widths, which may differ.
     dim : int, optional
-        How many directions, at most min(n - 1, d_x, d_y). None: that many.
+        Number of directions, at most min(n - 1, d_x, d_y), which is the default.
     standardise : bool
-        Whether columns get unit variance first; a column that is constant is left out either way.
+        Whether to scale columns to unit variance first. Constant columns are ignored in any case.
 
     Returns
     -------
     tuple of (LinearHead, LinearHead)
-        For x and for y, to `dim` directions, those that agree most first; the cosine of their
-        outputs is the score. Zero beyond the rank of the features. Fitted in float64, on the device
-        of `x`; float32, or float64 if an input is.
+        Heads for x and for y with `dim` outputs, in decreasing order of agreement. The score of a
+        pair is the cosine of the two outputs. Directions beyond the rank of the features are zero.
+        Fitted in float64 on the device of `x`, and returned in float32, or float64 if an input is.
 
     Raises
     ------
     TypeError
-        If an argument is of the wrong kind.
+        If an argument is of the wrong type.
     ValueError
-        If the shapes, rows or devices do not fit, `dim` is out of range, or a value is not finite.
+        If shapes, numbers of rows or devices do not match, if `dim` is out of range, or if a
+        feature is not finite.
 
     See Also
     --------
-    fit_cca : Whitens both sides first.
+    fit_cca : Also whitens both sides.
 
     References
     ----------
@@ -56,7 +57,7 @@ def fit_procrustes(
 
     Examples
     --------
-    Few pairs undo a rotation:
+    A few pairs are enough to undo a rotation:
 
     >>> g = torch.Generator().manual_seed(0)
     >>> x = torch.randn(100, 16, generator=g)

@@ -1,4 +1,4 @@
-"""The low-rank residual head: a linear map, and a small correction behind a gate."""
+"""The residual head: a linear map plus a gated low-rank correction."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from structure_reg._checks import check_count, check_number
 
 
 class ResidualHead(nn.Module):
-    r"""A linear map plus a gated correction of low rank.
+    r"""A linear map plus a gated low-rank correction.
 
     .. math:: f(x) = P x + \sigma(a) \, W_2 \operatorname{Dropout}(\operatorname{GELU}(W_1 x))
 
-    P and :math:`W_1` start orthogonal, :math:`W_2` at 0 and a at 0: the head starts as P alone,
-    with its gate half open, where the gate's slope is steepest. From the first step on
-    :math:`W_2` has a gradient, and with it, from the second, the gate. The authors' release starts
-    the gate at :math:`a = -\infty`, where neither ever has one, so that its head stays linear.
+    P and :math:`W_1` are initialised as orthogonal matrices, :math:`W_2` and a as zero. The head
+    therefore starts as P alone, with its gate half open, where the sigmoid is steepest.
+    :math:`W_2` receives a gradient from the first step, and the gate from the second. The authors'
+    release starts the gate at :math:`a = -\infty`, where neither ever receives a gradient, so that
+    its head stays linear.
 
     Parameters
     ----------
     in_features, out_features : int
-        Width of the frozen features, and of the shared space.
+        Width of the frozen features, and width of the shared space.
     rank : int
-        Rows of :math:`W_1`.
+        Number of rows of :math:`W_1`.
     dropout : float
-        In [0, 1): share of the rank that is dropped in training.
+        Probability in [0, 1) of dropping one of the `rank` hidden features in training.
 
     Raises
     ------
@@ -42,7 +43,7 @@ class ResidualHead(nn.Module):
 
     Examples
     --------
-    It starts as an orthogonal projection:
+    The head starts as an orthogonal projection:
 
     >>> x = torch.randn(10, 32)
     >>> z = ResidualHead(32, 32)(x)
@@ -77,7 +78,7 @@ class ResidualHead(nn.Module):
         return projection + self.a.sigmoid() * correction
 
     def arguments(self) -> dict[str, Any]:
-        """Return what the head was constructed with."""
+        """Return the arguments that construct this head."""
         return {
             "in_features": self.P.in_features,
             "out_features": self.P.out_features,

@@ -1,4 +1,4 @@
-"""Kept neighbours against every order of the ties, and against scikit-learn where it is defined."""
+"""Neighbourhood measures against every order of ties, and against scikit-learn if defined there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Retrieval against every order of the ties, and what no way of counting may change."""
+"""Retrieval against every order of ties, and its invariances."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KS = (1, 2, 4, 10)
 
 
 def flat(r: RetrievalDirection) -> Tensor:
-    """In the order of the oracle."""
+    """Concatenate the measures in the order of the oracle."""
     means = (r.mean_average_precision, r.mean_reciprocal_rank, r.mean_rank, r.median_rank)
     parts = (r.recall, r.precision, r.average_precision, torch.stack(means), r.queries[None])
     return torch.cat([part.double() for part in parts])
@@ -30,7 +30,7 @@ def assert_same(a: Retrieval, b: Retrieval) -> None:
 
 
 def few_directions(n: int, seed: int) -> Tensor:
-    """Rows of which many are parallel, some zero, at lengths that differ."""
+    """Rows of different lengths, many of them parallel and some zero."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randint(-1, 2, (n, 2), generator=generator).double()
     return x * (1 + torch.rand(n, 1, generator=generator, dtype=torch.float64))
@@ -66,7 +66,7 @@ def test_is_the_mean_over_all_orders(
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("positives", [1, 3])
 def test_a_collapsed_head_scores_chance(dtype: torch.dtype, positives: int) -> None:
-    """Also where rows are parallel up to the rounding of their dtype's scale."""
+    """Even if rows are parallel only up to rounding in their dtype."""
     n = 60
     ids = torch.arange(n) // positives
     point = normal(1, 50, seed=0, dtype=dtype).expand(n, -1)
@@ -80,7 +80,7 @@ def test_a_collapsed_head_scores_chance(dtype: torch.dtype, positives: int) -> N
 
 
 def test_on_real_scores_it_is_the_usual_count() -> None:
-    """No ties: ranks are one plus the number of scores that are higher."""
+    """Without ties, a rank is one plus the number of higher scores."""
     x, y = normal(200, 16, seed=0), normal(200, 16, seed=0) + normal(200, 16, seed=1)
     cosines = torch.nn.functional.normalize(x) @ torch.nn.functional.normalize(y).T
     rank = 1 + (cosines > cosines.diagonal()[:, None]).sum(1)
@@ -114,7 +114,7 @@ def test_what_does_not_matter(seed: int) -> None:
 
 def test_distractors_are_ranked_and_do_not_ask() -> None:
     x = torch.eye(4)
-    y = torch.cat([x, x[:2]])  # two rows of the gallery that nobody looks for, as good as right
+    y = torch.cat([x, x[:2]])  # two rows without a query that score as high as the right ones
     result = retrieval(x, y, ids=torch.arange(4), y_ids=torch.tensor([0, 1, 2, 3, 8, 9]))
     assert result.x_to_y.recall[0] == 0.75
     assert result.x_to_y.mean_rank == 1.25
@@ -123,7 +123,7 @@ def test_distractors_are_ranked_and_do_not_ask() -> None:
 
 
 def test_tells_apart_what_lies_in_a_narrow_cone() -> None:
-    """Cosines that agree to seven digits: float32 alone would tie or shuffle them."""
+    """Cosines agree to seven digits, so float32 alone would tie or shuffle them."""
     x = normal(300, 32, seed=0, dtype=torch.float32) + 1000
     assert retrieval(x, x).mean_recall == 1
     assert (x.double() @ x.double().T).float().unique().numel() < 300 * 299 / 2
@@ -171,10 +171,10 @@ IDS = torch.arange(4)
         ((X, X.to("meta")), {}, ValueError, "x and y on one device, got cpu and meta"),
         ((X, X), {"ids": IDS[:3]}, ValueError, r"ids of shape \(4,\), got \(3,\)"),
         ((X, X), {"ids": [0, 1, 2, 3]}, TypeError, "ids to be a tensor, got list"),
-        ((X, X), {"y_ids": IDS}, ValueError, "ids beside y_ids, got None"),
+        ((X, X), {"y_ids": IDS}, ValueError, "ids together with y_ids, got None"),
         ((X, X), {"ids": IDS, "y_ids": X[:, 0]}, TypeError, "y_ids of an integer dtype, got"),
         ((X, X), {"ks": 5}, TypeError, "ks to be a list of integers, got 5"),
-        ((X, X), {"ks": ()}, ValueError, "ks with at least one cut-off, got none"),
+        ((X, X), {"ks": ()}, ValueError, "at least one cut-off in ks, got none"),
         ((X, X), {"ks": (0,)}, ValueError, "ks >= 1, got 0"),
         ((X, X), {"ks": (1.5,)}, TypeError, "ks to be an integer, got float"),
     ],

@@ -1,4 +1,4 @@
-"""Zero-shot classification against every order of the ties, and prompts averaged after the head."""
+"""Zero-shot classification against every order of ties, and averaging of prompts after the head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs that are killed with SIGKILL and run again; `test_kill.py` starts this as a process.
+"""Runs that are killed by SIGKILL and then resumed; `test_kill.py` starts this as a process.
 
 It imports torch once and forks a process for each run.
 """
@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from structure_reg import FeatureStore, extract_features, merge_stores
-from structure_reg.features import merge, store
+from structure_reg.features import merge
+from structure_reg.features import store as store_file
 
 WRITES = {"store.py", "manifest.py", "tensor_file.py", "merge.py"}
 Work = Callable[[Path], None]
@@ -30,15 +31,15 @@ def extract(path: Path) -> None:
     torch.manual_seed(0)
     encoder = nn.Sequential(nn.Linear(6, 5), nn.Dropout(), nn.Linear(5, 3))
     batches = torch.randn(24, 6).split(4)
-    made = FeatureStore.create(path, range(24), model="tiny")
-    extract_features(encoder, batches, layers=["0", "2"], pool="mean", store=made)
+    store = FeatureStore.create(path, range(24), model="tiny")
+    extract_features(encoder, batches, layers=["0", "2"], pool="mean", store=store)
 
 
 def make_shards(directory: Path) -> None:
     for rank in range(2):
         rows = range(rank, 24, 2)
-        made = FeatureStore.create(directory / f"{rank}", range(24), rows=rows, model="tiny")
-        made.append({"a": torch.randn(12, 4), "b": torch.randn(12, 2)})
+        store = FeatureStore.create(directory / f"{rank}", range(24), rows=rows, model="tiny")
+        store.append({"a": torch.randn(12, 4), "b": torch.randn(12, 2)})
 
 
 def merge_two(path: Path) -> None:
@@ -46,7 +47,7 @@ def merge_two(path: Path) -> None:
 
 
 def die_at(line: int) -> None:
-    """Kill this process as it reaches so many lines of the files that write."""
+    """Kill this process once it has executed `line` lines of the files that write."""
     lines = 0
 
     def trace(frame: FrameType, event: str, _arg: Any) -> Any:
@@ -61,10 +62,8 @@ def die_at(line: int) -> None:
     sys.settrace(trace)
 
 
-def comes_to_its_end(
-    work: Work, path: Path, line: int | None = None, seconds: float | None = None
-) -> bool:
-    """A run in a process of its own, killed at a line or after a time if it is not done then."""
+def finishes(work: Work, path: Path, line: int | None = None, seconds: float | None = None) -> bool:
+    """Run in a separate process, killed at a line or after a time; return whether it finished."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -89,15 +88,15 @@ def contents(path: Path) -> dict[str, bytes]:
 
 
 def count_kills(work: Work, directory: Path, every: int, chains: int) -> int:
-    """Kill at every so manieth line, then in chains at random times; compare what comes out."""
+    """Kill at every `every`-th line, then in chains at random times; compare the stores."""
     start = time.monotonic()
-    comes_to_its_end(work, directory / "whole")
+    finishes(work, directory / "whole")
     took, expected = time.monotonic() - start, contents(directory / "whole")
     killed, ended = 0, False
     while not ended:
         path = directory / f"line{killed}"
-        ended = comes_to_its_end(work, path, line=1 + killed * every)
-        comes_to_its_end(work, path)
+        ended = finishes(work, path, line=1 + killed * every)
+        finishes(work, path)
         if contents(path) != expected:
             sys.exit(f"{work.__name__}: other bytes after a kill at line {1 + killed * every}")
         shutil.rmtree(path)
@@ -105,7 +104,7 @@ def count_kills(work: Work, directory: Path, every: int, chains: int) -> int:
     generator = random.Random(0)
     for chain in range(chains):
         path = directory / f"chain{chain}"
-        while not comes_to_its_end(work, path, seconds=generator.uniform(0.2, 1.2) * took):
+        while not finishes(work, path, seconds=generator.uniform(0.2, 1.2) * took):
             killed += 1
         if contents(path) != expected:
             sys.exit(f"{work.__name__}: other bytes after kills at random times")
@@ -114,9 +113,10 @@ def count_kills(work: Work, directory: Path, every: int, chains: int) -> int:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    # It is for power cuts, which no test can make: what a killed process wrote, the kernel keeps.
+    # fsync guards against power cuts, which no test can cause: the kernel keeps a killed
+    # process's writes.
     os.fsync = lambda _file: None
-    store.COMMIT_SECONDS, merge.ROWS = 0, 5
+    store_file.COMMIT_SECONDS, merge.BLOCK_ROWS = 0, 5
     here, every, chains = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     make_shards(here / "merge/shards")
     kills = count_kills(extract, here / "extract", every, chains)

@@ -1,4 +1,4 @@
-"""Extraction by hooks: the right tensors, and a model that is left as it was found."""
+"""Extraction by hooks returns the right tensors and leaves the model as it was."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def batches(count: int = 3, rows: int = 4, width: int = 6) -> list[Tensor]:
 
 
 def state(model: nn.Module) -> Any:
-    """All that a run could leave behind in a model."""
+    """Everything that an extraction could change in a model."""
     return [
         (
             name,
@@ -48,7 +48,7 @@ def test_is_what_each_layer_returned() -> None:
         expected = {"4": model(x), "0": model[0](x), "2": model[0](x).relu()}
     assert list(features) == ["4", "0", "2"]
     for name, value in features.items():
-        # "0" would be that of "1" if it were kept as it is: the ReLU works in place.
+        # Without a copy, "0" would equal "1": the ReLU works in place.
         torch.testing.assert_close(value, expected[name])
         assert not value.requires_grad
         assert not value.is_inference()
@@ -139,7 +139,7 @@ def test_a_module_that_runs_again_overwrites() -> None:
 
 
 class Wraps(nn.Module):
-    """Outputs and calls as libraries have them: tuples, keywords, shared modules, unused ones."""
+    """Outputs and calls as in libraries: tuples, keywords, shared modules and unused ones."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -222,7 +222,7 @@ def test_moves_batches_to_the_model() -> None:
     model[0].register_forward_pre_hook(lambda _m, inputs: inside.append(inputs[0].device))
     extract_features(model, batches(), layers=["0"], pool="mean")
     assert set(inside) == {torch.device("cpu")}
-    # A model without a tensor of its own takes batches where they are.
+    # A model without tensors leaves batches on their device.
     free = extract_features(nn.Sequential(nn.Tanh()), batches(), layers=["0"], pool="mean")
     torch.testing.assert_close(free["0"], torch.cat(batches()).tanh())
 
@@ -243,11 +243,19 @@ def test_says_that_the_bar_needs_tqdm(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("layers", "error", "message"),
     [
-        (["00"], ValueError, r"modules of Sequential, got '00'; nearest are '0'$"),
-        (["blocks.3"], ValueError, r"got 'blocks.3'; it has '0', '1', '2', '3', '4'$"),
-        ("all", ValueError, r"list of module names, .*got 'all'; it has '0', '1', '2'"),
-        ([3], ValueError, r"list of module names, .*got 3; it has '0', '1', '2', '3', '4'$"),
-        ("0", ValueError, r"'all' or a list, got '0'; one layer is \['0'\]$"),
+        (
+            ["00"],
+            ValueError,
+            r"the name of a module in Sequential, got '00'; the closest names are '0'$",
+        ),
+        (["blocks.3"], ValueError, r"got 'blocks.3'; its modules are '0', '1', '2', '3', '4'$"),
+        ("all", ValueError, r"list of module names, .*got 'all'; its modules are '0', '1', '2'"),
+        (
+            [3],
+            ValueError,
+            r"list of module names, .*got 3; its modules are '0', '1', '2', '3', '4'$",
+        ),
+        ("0", ValueError, r"'all' or a list, got '0'; for one layer, pass \['0'\]$"),
         (["0", "0"], ValueError, r"each layer once, got '0' twice$"),
         ([], ValueError, r"at least one layer, got none$"),
         (None, TypeError, r"'all' or a list, got NoneType$"),
@@ -264,7 +272,7 @@ def test_refuses_layers_that_are_not_there(
 
 def test_refuses_layers_that_do_not_run_or_return_no_features() -> None:
     x = normal(2, 3, 6, seed=0, dtype=torch.float32)
-    with pytest.raises(ValueError, match=r"every layer to run .*, got none from 'unused'$"):
+    with pytest.raises(ValueError, match=r"every layer to run .*, got no output of 'unused'$"):
         extract_features(Wraps(), [x], layers=["lstm", "unused"], pool="mean")
     for result, error in (({"x": x}, "got dict$"), (x.long(), "got torch.int64$")):
         model = nn.Sequential(nn.Identity())

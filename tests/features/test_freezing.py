@@ -1,4 +1,4 @@
-"""A frozen module: what its parent does does not reach it, and all can be undone."""
+"""Freezing shields a module from its parent, and can be undone completely."""
 
 from __future__ import annotations
 

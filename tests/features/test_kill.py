@@ -1,4 +1,4 @@
-"""A run that is killed, at any point and again and again, ends with the same bytes."""
+"""A run that is killed at any point, even repeatedly, resumes to the same bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="SIGKILL and fork are POSI
 
 
 def kills(tmp_path: Path, *, every: int, chains: int) -> int:
-    """How many processes were killed; what came out after each had the right bytes."""
+    """Return how many processes were killed; the script checks the bytes of each resumed store."""
     script = Path(__file__).with_name("killed_runs.py")
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path), str(every), str(chains)],

@@ -1,4 +1,4 @@
-"""Hugging Face and timm models without a line of code for them; tiny ones, made from a config."""
+"""Hugging Face and timm models need no extra code; the tests build tiny ones from a config."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def padded(side: str, length: int = 9) -> dict[str, Tensor]:
     for i, text in enumerate(texts()):
         place = slice(0, len(text)) if side == "right" else slice(length - len(text), length)
         tokens[i, place], mask[i, place] = text, 1
-    # Without it, left padding moves the positions and with them the features.
+    # Without position ids, left padding shifts the positions and changes the features.
     positions = (mask.cumsum(1) - 1).clamp_min(0)
     return {"input_ids": tokens, "attention_mask": mask, "position_ids": positions}
 
@@ -94,7 +94,7 @@ def test_layers_by_number_by_name_and_by_module() -> None:
         features["pooler"],
         extract_features(model, [batch], layers=["pooler"], pool="last")["pooler"],
     )
-    # The names that come out go in again: the second of two passes.
+    # The returned names are valid layers, as the second of two passes needs.
     again = extract_features(model, [batch, batch], layers=list(features), pool="mean")
     assert all(torch.equal(again[name], torch.cat([x, x])) for name, x in features.items())
 
@@ -107,7 +107,7 @@ def test_images() -> None:
     with torch.no_grad():
         last = model(x).last_hidden_state[:, 0]
     torch.testing.assert_close(features["layernorm"], last)
-    # What docs warn of: a ViT's last hidden state comes before its final norm.
+    # As the docs warn, a ViT's last hidden state comes before its final norm.
     assert not torch.allclose(features["hidden_states.2"], last, atol=1e-3)
     assert torch.equal(by_position["hidden_states.2"], features["hidden_states.2"])
 
@@ -132,7 +132,7 @@ def test_of_two_towers_one_has_to_be_passed() -> None:
         )
     )
     batch = {**padded("right"), "pixel_values": torch.randn(len(LENGTHS), 3, 16, 16)}
-    with pytest.raises(ValueError, match=r"CLIPModel to return hidden_states, got CLIPOutput; of"):
+    with pytest.raises(ValueError, match=r"CLIPModel to return hidden_states, got CLIPOutput; if"):
         extract_features(model, [batch], layers="all", pool="mean")
     features = extract_features(model.text_model, [padded("left")], layers="all", pool="last")
     assert [tuple(x.shape) for x in features.values()] == [(4, 16)] * 3
@@ -141,12 +141,15 @@ def test_of_two_towers_one_has_to_be_passed() -> None:
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ([3], r"numbers of hidden_states from 0 to 2, or negative from the last, got 3$"),
-        ([-4], r"numbers of hidden_states from 0 to 2, .*got -4$"),
+        ([3], r"an index of hidden_states from -3 to 2, got 3$"),
+        ([-4], r"an index of hidden_states from -3 to 2, got -4$"),
         ([2, -1], r"each layer once, got 'hidden_states.2' twice$"),
         ([1, "hidden_states.1"], r"each layer once, got 1 twice$"),
-        (["encoder.layers.0"], r"modules of BertModel, got .*; nearest are 'encoder.layer.0', "),
-        (["intermediates.0"], r"modules of BertModel, got 'intermediates.0'"),
+        (
+            ["encoder.layers.0"],
+            r"the name of a module in BertModel, got .*; the closest names are 'encoder.layer.0', ",
+        ),
+        (["intermediates.0"], r"the name of a module in BertModel, got 'intermediates.0'"),
     ],
 )
 def test_refuses_numbers_that_are_not_there(layers: list[str | int], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Pooling against its definition token by token, and blind to pads."""
+"""Pooling equals its definition token by token, and ignores padding."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ POOLS = ("cls", "mean", "last")
 
 
 def pooled(x: Tensor, shown: Tensor | None, pool: Any, **options: Any) -> Tensor:
-    """What comes out of a module that returns x as it is."""
+    """Extract from a module that returns x unchanged."""
     batch = {"input": x} if shown is None else {"input": x, "attention_mask": shown}
     return extract_features(Passes(), [batch], layers=["same"], pool=pool, **options)["same"]
 
@@ -41,7 +41,7 @@ def by_definition(x: np.ndarray, mask: np.ndarray, pool: str) -> np.ndarray:
 
 
 def some_mask(b: int, length: int, seed: int) -> Tensor:
-    """Any tokens may be hidden, but one in each row is not."""
+    """A random mask with at least one token in each row."""
     generator = torch.Generator().manual_seed(seed)
     mask = torch.rand(b, length, generator=generator) < 0.5
     mask[torch.arange(b), torch.randint(length, (b,), generator=generator)] = True
@@ -62,7 +62,7 @@ def test_is_its_definition_under_any_mask(
 ) -> None:
     x, mask = normal(b, length, d, seed=seed), some_mask(b, length, seed)
     expected = by_definition(x.numpy(), mask.numpy(), pool)
-    # A mean of terms near 1 may itself be near 0: what is left of it errs by their rounding.
+    # A mean of terms near 1 may be near 0; its error is then that of their rounding.
     np.testing.assert_allclose(pooled(x, mask.to(as_dtype), pool), expected, rtol=1e-13, atol=1e-15)
     if mask.all():
         np.testing.assert_allclose(pooled(x, None, pool), expected, rtol=1e-13)

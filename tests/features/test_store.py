@@ -1,4 +1,4 @@
-"""The store: what is written is what is read, and nothing else is taken for it."""
+"""The store returns what was written, and refuses everything else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from structure_reg import FeatureStore, extract_features, merge_stores
-from structure_reg.features import merge, store
+from structure_reg.features import merge
+from structure_reg.features import store as store_file
 
 IDS: list[str | int] = [f"image {i}" for i in range(20)]
 
@@ -34,8 +35,8 @@ def encoder() -> nn.Sequential:
 
 
 def filled(path: Path) -> FeatureStore:
-    made = FeatureStore.create(path, IDS, model="tiny", revision="1", preprocessing={"resize": 2})
-    extract_features(encoder(), batches(), layers=["0", "2"], pool="mean", store=made)
+    store = FeatureStore.create(path, IDS, model="tiny", revision="1", preprocessing={"resize": 2})
+    extract_features(encoder(), batches(), layers=["0", "2"], pool="mean", store=store)
     return FeatureStore(path)
 
 
@@ -58,33 +59,33 @@ def test_gives_back_what_was_appended(
     path, n = tmp_path_factory.mktemp("store"), sum(sizes)
     x = {f"layer/{i}": normal(n, d, seed=i, dtype=dtype) for i, d in enumerate(widths)}
     x["layer/0"][0, 0] = torch.nan
-    made = FeatureStore.create(path, range(n), model="none")
+    store = FeatureStore.create(path, range(n), model="none")
     start = 0
     for size in sizes:
-        assert list(made.pending) == list(range(start, n))
-        made.append({name: features[start : start + size] for name, features in x.items()})
+        assert list(store.pending) == list(range(start, n))
+        store.append({name: features[start : start + size] for name, features in x.items()})
         start += size
-    for opened in (made, FeatureStore(path)):
+    for opened in (store, FeatureStore(path)):
         opened.verify()
         assert list(opened) == list(x)
         for name, features in opened.items():
             assert torch.equal(features.view(torch.uint8), x[name].view(torch.uint8))
-    # Any reader of safetensors reads it, without this library.
+    # Any safetensors reader can read the files, without this library.
     for name, entry in json.loads((path / "manifest.json").read_text())["layers"].items():
         other = load_file(path / entry["file"])["features"]
         assert torch.equal(other.view(torch.uint8), x[name].view(torch.uint8))
 
 
 def test_is_filled_with_what_extraction_returns(tmp_path: Path) -> None:
-    made = filled(tmp_path / "new" / "store")
+    store = filled(tmp_path / "new" / "store")
     expected = extract_features(encoder(), batches(), layers=["0", "2"], pool="mean")
-    assert list(made) == ["0", "2"]
-    assert all(torch.equal(made[name], expected[name]) for name in expected)
-    assert made.ids == IDS
-    assert made.rows == range(20)
-    assert made.done == 20
-    assert repr(made) == "FeatureStore(20 of 20 rows; '0': 5, '2': 3)"
-    facts = json.loads((made.path / "manifest.json").read_text())
+    assert list(store) == ["0", "2"]
+    assert all(torch.equal(store[name], expected[name]) for name in expected)
+    assert store.ids == IDS
+    assert store.rows == range(20)
+    assert store.done == 20
+    assert repr(store) == "FeatureStore(20 of 20 rows; '0': 5, '2': 3)"
+    facts = json.loads((store.path / "manifest.json").read_text())
     assert facts["model"] == "tiny"
     assert facts["revision"] == "1"
     assert facts["preprocessing"] == {"resize": 2}
@@ -93,17 +94,17 @@ def test_is_filled_with_what_extraction_returns(tmp_path: Path) -> None:
 
 
 def test_writing_to_what_it_gives_does_not_reach_the_disk(tmp_path: Path) -> None:
-    made = filled(tmp_path)
+    store = filled(tmp_path)
     before = contents(tmp_path)
-    made["0"].zero_()
+    store["0"].zero_()
     assert contents(tmp_path) == before
-    assert made["0"].any()
+    assert store["0"].any()
     with pytest.raises(KeyError, match=r"expected one of '0', '2', got '1'"):
-        made["1"]
+        store["1"]
 
 
 def test_a_finished_store_is_returned_without_running_the_model(tmp_path: Path) -> None:
-    made = filled(tmp_path)
+    store = filled(tmp_path)
 
     def fail() -> Any:
         raise AssertionError
@@ -113,17 +114,17 @@ def test_a_finished_store_is_returned_without_running_the_model(tmp_path: Path) 
         tmp_path, IDS, model="tiny", revision="1", preprocessing={"resize": 2}
     )
     features = extract_features(encoder(), fail(), layers=["0", "2"], pool="mean", store=again)
-    assert all(torch.equal(features[name], made[name]) for name in made)
+    assert all(torch.equal(features[name], store[name]) for name in store)
 
 
 @pytest.mark.parametrize("stop", [3, 8, 11, 16, 19])
 def test_resumes_within_a_batch(tmp_path: Path, stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "COMMIT_SECONDS", 0)
+    monkeypatch.setattr(store_file, "COMMIT_SECONDS", 0)
     whole = filled(tmp_path / "whole")
     options = {"model": "tiny", "revision": "1", "preprocessing": {"resize": 2}}
-    made = FeatureStore.create(tmp_path / "part", IDS, **options)
-    made.record(whole.manifest.extraction)
-    made.append({name: x[:stop] for name, x in whole.items()})
+    store = FeatureStore.create(tmp_path / "part", IDS, **options)
+    store.record(whole.manifest.extraction)
+    store.append({name: x[:stop] for name, x in whole.items()})
     again = FeatureStore.create(tmp_path / "part", IDS, **options)
     assert again.done == stop
     seen: list[int] = []
@@ -135,11 +136,11 @@ def test_resumes_within_a_batch(tmp_path: Path, stop: int, monkeypatch: pytest.M
 
 
 def test_an_unfinished_store_gives_no_features(tmp_path: Path) -> None:
-    made = FeatureStore.create(tmp_path, IDS, model="tiny")
-    made.append({"0": torch.ones(3, 2)})
-    with pytest.raises(ValueError, match=r"expected all 20 rows in .*, got 3; the run that makes"):
-        made["0"]
-    with pytest.raises(ValueError, match=r"expected all 20 rows in .*, got 16; the run"):
+    store = FeatureStore.create(tmp_path, IDS, model="tiny")
+    store.append({"0": torch.ones(3, 2)})
+    with pytest.raises(ValueError, match=r"expected all 20 rows in .*, got 3; run the extr"):
+        store["0"]
+    with pytest.raises(ValueError, match=r"expected all 20 rows in .*, got 16; run"):
         extract_features(
             encoder(), batches()[:2], layers=["0"], pool="mean",
             store=FeatureStore.create(tmp_path / "b", IDS, model="tiny"),
@@ -209,7 +210,7 @@ def test_refuses_what_does_not_match_the_manifest(
 
 
 def test_refuses_features_that_were_changed(tmp_path: Path) -> None:
-    made = filled(tmp_path)
+    store = filled(tmp_path)
     flip(tmp_path / "001-2.safetensors", -1)
     opened = FeatureStore(tmp_path)
     refusals: list[Callable[[], object]] = [
@@ -222,7 +223,7 @@ def test_refuses_features_that_were_changed(tmp_path: Path) -> None:
     for refuse in refusals:
         with pytest.raises(ValueError, match=r"expected checksum \d+ of 001-2.safetensors in"):
             refuse()
-    assert made.manifest.layers["2"].crc32 != zlib.crc32(b"")
+    assert store.manifest.layers["2"].crc32 != zlib.crc32(b"")
 
 
 def test_refuses_a_directory_that_is_no_store(tmp_path: Path) -> None:
@@ -258,42 +259,42 @@ def test_does_not_resume_another_run(tmp_path: Path, changed: Any, message: str)
     "other", [{"layers": ["0"]}, {"pool": "cls"}, {"dtype": torch.float16}], ids=str
 )
 def test_does_not_resume_another_extraction(tmp_path: Path, other: Any) -> None:
-    made = filled(tmp_path)
-    asked = {"layers": ["0", "2"], "pool": "mean", **other}
-    with pytest.raises(ValueError, match=r"expected features made with .*, got \{'layers': \['0'"):
-        extract_features(encoder(), batches(), store=made, **asked)
+    store = filled(tmp_path)
+    options = {"layers": ["0", "2"], "pool": "mean", **other}
+    with pytest.raises(ValueError, match=r"expected features extracted .*, got \{'layers': \['0'"):
+        extract_features(encoder(), batches(), store=store, **options)
 
 
 @pytest.mark.parametrize(
     ("features", "error", "message"),
     [
         ([torch.ones(2, 3)], TypeError, r"a mapping from layer to tensor, got list$"),
-        ({}, ValueError, r"layers with names in .*, got none$"),
-        ({0: torch.ones(2, 3)}, ValueError, r"layers with names in .*, got 0$"),
+        ({}, ValueError, r"named layers in .*, got none$"),
+        ({0: torch.ones(2, 3)}, ValueError, r"named layers in .*, got 0$"),
         ({"a": torch.ones(2)}, ValueError, r"a of shape \(n, d\), got \(2,\)$"),
         ({"a": torch.ones(2, 3).long()}, TypeError, r"a in float16, .*got torch.int64$"),
         ({"a": torch.ones(2, 4)}, ValueError, r"layers and widths {'a': 3} in .*got {'a': 4}$"),
         ({"b": torch.ones(2, 3)}, ValueError, r"layers and widths {'a': 3} in .*got {'b': 3}$"),
         ({"a": torch.ones(2, 3).double()}, ValueError, r"features in float32 in .*got float64$"),
-        ({"a": torch.ones(4, 3)}, ValueError, r"at most the 3 rows that are missing in .*got 4$"),
+        ({"a": torch.ones(4, 3)}, ValueError, r"at most the 3 missing rows in .*got 4$"),
     ],
 )
 def test_refuses_rows_that_do_not_fit(
     tmp_path: Path, features: Any, error: type[Exception], message: str
 ) -> None:
-    made = FeatureStore.create(tmp_path, range(5), model="none")
-    made.append({"a": torch.ones(2, 3)})
+    store = FeatureStore.create(tmp_path, range(5), model="none")
+    store.append({"a": torch.ones(2, 3)})
     with pytest.raises(error, match=rf"^FeatureStore(\.append)?: expected {message}"):
-        made.append(features)
-    assert made.done == 2
+        store.append(features)
+    assert store.done == 2
 
 
 def test_refuses_layers_of_different_rows_or_dtypes(tmp_path: Path) -> None:
-    made = FeatureStore.create(tmp_path, range(5), model="none")
+    store = FeatureStore.create(tmp_path, range(5), model="none")
     with pytest.raises(ValueError, match=r"one number of rows for all layers in .*got '2', '3'$"):
-        made.append({"a": torch.ones(2, 3), "b": torch.ones(3, 3)})
+        store.append({"a": torch.ones(2, 3), "b": torch.ones(3, 3)})
     with pytest.raises(ValueError, match=r"one dtype for all layers in .*got 'torch.float16', 't"):
-        made.append({"a": torch.ones(2, 3), "b": torch.ones(2, 3).half()})
+        store.append({"a": torch.ones(2, 3), "b": torch.ones(2, 3).half()})
 
 
 @pytest.mark.parametrize(
@@ -301,7 +302,7 @@ def test_refuses_layers_of_different_rows_or_dtypes(tmp_path: Path) -> None:
     [
         ({"ids": "abc"}, TypeError, r"ids to be a list, got str$"),
         ({"ids": []}, ValueError, r"at least one id, got none$"),
-        ({"ids": [1.5]}, TypeError, r"ids of strings or integers, got float$"),
+        ({"ids": [1.5]}, TypeError, r"ids to be strings or integers, got float$"),
         ({"rows": [0, 1]}, TypeError, r"rows to be a range, got list$"),
         ({"rows": range(21)}, ValueError, r"within the 20 ids, got range\(0, 21\)$"),
         ({"rows": range(5, 5)}, ValueError, r"ascending range within the 20 ids"),
@@ -316,16 +317,16 @@ def test_refuses_ids_and_rows_that_are_none(
 
 
 def shards(directory: Path, parts: list[range]) -> list[Path]:
-    """Each part by a process of its own: its own store, its own batches."""
+    """Fill one shard per part, each with its own store and batches."""
     data, paths = torch.cat(batches()), []
     for i, rows in enumerate(parts):
         paths.append(directory / f"shard{i}")
-        made = FeatureStore.create(
+        store = FeatureStore.create(
             paths[-1], IDS, rows=rows, model="tiny", revision="1", preprocessing={"resize": 2}
         )
         own = data[rows.start : rows.stop : rows.step]
-        extract_features(encoder(), own.split(4), layers=["0", "2"], pool="mean", store=made)
-        assert made.ids == [IDS[row] for row in rows]
+        extract_features(encoder(), own.split(4), layers=["0", "2"], pool="mean", store=store)
+        assert store.ids == [IDS[row] for row in rows]
     return paths
 
 
@@ -353,11 +354,11 @@ def test_shards_in_any_order_are_the_whole(
     )
     order.shuffle(paths)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(merge, "ROWS", block)
+        patch.setattr(merge, "BLOCK_ROWS", block)
         merged = merge_stores(path / "merged", paths)
     assert merged.ids == IDS
     whole = filled(path / "whole")
-    # A row has other neighbours in its batch, so the last bit of its features may differ.
+    # A row shares its batch with other rows than before, so its last bit may differ.
     for name in whole:
         torch.testing.assert_close(merged[name], whole[name])
     # The same features give the same bytes, to the manifest.

@@ -1,4 +1,4 @@
-"""Ridges and power by held-out pairs: against refitting from the definition, fold by fold."""
+"""The chosen ridges and power against refitting from the definition, fold by fold."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_sides_swap_with_their_ridges() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"ids": torch.zeros(20, dtype=torch.long)}, "at least 8 different pairs"),
+        ({"ids": torch.zeros(20, dtype=torch.long)}, "at least 8 pairs with different ids"),
         ({"ids": torch.zeros(20)}, "integer"),
         ({"max_samples": 7}, "max_samples"),
     ],
@@ -130,5 +130,5 @@ def test_bad_options_are_refused(change: dict[str, object], message: str) -> Non
 
 
 def test_three_ridges_are_refused() -> None:
-    with pytest.raises(ValueError, match="fit_cca: expected ridge to be a number or two of them"):
+    with pytest.raises(ValueError, match="fit_cca: expected ridge to be one number or two, got 3"):
         sr.fit_cca(*noisy(20), ridge=(1.0, 1.0, 1.0))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Closed forms against their definitions, and what changes of the features leave alone."""
+"""Closed forms equal their definitions and have the right invariances."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Fit = Callable[..., Any]
 
 
 def pairs(n: int, d_x: int = 7, d_y: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Two views of four factors, at scales that differ by column, off the origin."""
+    """Two views of four factors, with different column scales and a nonzero mean."""
     factors = normal(n, 4, seed=seed)
     sides = []
     for d, s in ((d_x, 1), (d_y, 2)):
@@ -60,7 +60,7 @@ X_TEST, Y_TEST = pairs(9, seed=50)
 @settings(max_examples=15, deadline=None)
 @given(n=st.integers(5, 40), seed=st.integers(0, 2**20))
 def test_equals_its_definition(fit: Fit, standardise: bool, n: int, seed: int) -> None:
-    """More rows than columns and fewer."""
+    """With more rows than columns, and with fewer."""
     x, y = pairs(n, seed=seed)
     oracle, options = FITS[fit]
     found = scores(fit(x, y, standardise=standardise, **options), X_TEST, Y_TEST)
@@ -97,7 +97,7 @@ def test_standardised_columns_forget_their_scale(fit: Fit) -> None:
 
 @every_fit
 def test_order_and_number_of_copies_of_the_pairs_do_not_matter(fit: Fit) -> None:
-    """The penalties are relative: every pair twice is the same data."""
+    """Penalties are relative, so repeating every pair changes nothing."""
     x, y = pairs(30)
     options = FITS[fit][1]
     expected = scores(fit(x, y, **options), X_TEST, Y_TEST)
@@ -132,7 +132,7 @@ def test_few_pairs_of_wide_features(fit: Fit, n: int, dtype: torch.dtype) -> Non
     assert z_x.isfinite().all()
     assert z_y.isfinite().all()
     assert head_dtype(heads[0]) == torch.promote_types(dtype, torch.float32)
-    # Two centred rows are opposite on both sides; more are nearer to their partners on average.
+    # Two centred rows are opposite on both sides; with more, partners are closer on average.
     S = normalize(z_x, dim=1) @ normalize(z_y, dim=1).T
     assert S.diagonal().mean() > S.mean()
 
@@ -211,7 +211,9 @@ def test_refuses(fit: Fit) -> None:
         fit(x[:1], y[:1])
     for value in (torch.nan, torch.inf):
         y[3, 2] = value
-        with pytest.raises(ValueError, match=f"^{name}: expected y without NaN and infinity"):
+        with pytest.raises(
+            ValueError, match=f"^{name}: expected y to be finite, got NaN or infinity"
+        ):
             fit(x, y)
 
 
@@ -219,7 +221,8 @@ def test_refuses(fit: Fit) -> None:
     ("fit", "options", "error", "message"),
     [
         (fit_ridge, {"ridge": -1.0}, ValueError, "ridge >= 0, got -1"),
-        (fit_cca, {"dim": 6}, ValueError, "dim <= 5, the least of n - 1 and both widths, got 6"),
+        (fit_ridge, {"ridge": (1.0, 1.0)}, TypeError, "ridge to be a number, got tuple"),
+        (fit_cca, {"dim": 6}, ValueError, r"dim <= min\(n - 1, d_x, d_y\) = 5, got 6"),
         (fit_csa, {"dim": 0}, ValueError, "dim >= 1, got 0"),
         (fit_csa, {"power": -1.0}, ValueError, "power >= 0, got -1"),
         (fit_cca, {"power": "1"}, TypeError, "power to be a number, got str"),

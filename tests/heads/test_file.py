@@ -1,4 +1,4 @@
-"""Heads in files: what comes back is what went in, and what is no such file is refused."""
+"""Heads survive a round trip through a file, and other files are refused."""
 
 from __future__ import annotations
 
@@ -85,18 +85,30 @@ LINEAR = '[{"kind": "LinearHead", "arguments": {"in_features": %s, "out_features
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "other"}, "the format 'other' for 'structure-reg heads 1'"),
-        ({"heads": "[1]"}, "a list of heads that cannot be read"),
-        ({"heads": "{"}, "a list of heads that cannot be read"),
-        ({"heads": '[{"kind": "Exec", "arguments": {}}]'}, "a Exec, which is none of LinearHead,"),
-        ({"heads": LINEAR % '"6"'}, r"a LinearHead that cannot be \(LinearHead: expected in_feat"),
-        ({"heads": LINEAR % 0}, r"a LinearHead that cannot be \(LinearHead: expected in_features"),
-        ({"heads": LINEAR % 10**12}, r"0.weight of shape \(4, 6\) and torch.float32 for a float"),
+        ({"format": "other"}, "the format 'other' instead of 'structure-reg heads 1'"),
+        ({"heads": "[1]"}, "an unreadable list of heads"),
+        ({"heads": "{"}, "an unreadable list of heads"),
+        (
+            {"heads": '[{"kind": "Exec", "arguments": {}}]'},
+            "the head Exec, which is none of LinearHead,",
+        ),
+        (
+            {"heads": LINEAR % '"6"'},
+            r"a LinearHead with bad arguments \(LinearHead: expected in_features",
+        ),
+        (
+            {"heads": LINEAR % 0},
+            r"a LinearHead with bad arguments \(LinearHead: expected in_features",
+        ),
+        (
+            {"heads": LINEAR % 10**12},
+            r"0.weight of shape \(4, 6\) and torch.float32 instead of floating \(4, 10",
+        ),
         ({"heads": "[]"}, "a tensor 0.bias that its heads do not have"),
         ({"tensors": {"0.weight": torch.ones(4, 6)}}, "no tensor 0.bias"),
         (
             {"tensors": {"0.weight": torch.ones(4, 6), "0.bias": torch.ones(4).long()}},
-            r"0.bias of shape \(4,\) and torch.int64 for a floating \(4,\)",
+            r"0.bias of shape \(4,\) and torch.int64 instead of floating \(4,\)",
         ),
     ],
 )
@@ -113,7 +125,7 @@ def test_refuses_files_that_do_not_match(
 def test_refuses_other_files(tmp_path: Path) -> None:
     path = tmp_path / "file"
     torch.save({"0.weight": torch.ones(2)}, path)
-    with pytest.raises(ValueError, match=r"^load_heads: .*, got no safetensors file"):
+    with pytest.raises(ValueError, match=r"^load_heads: .*, got a file of another format"):
         load_heads(path)
     save_file({"0.weight": torch.ones(2)}, path)
     with pytest.raises(ValueError, match=r"^load_heads: .*, got the format None"):
@@ -123,10 +135,10 @@ def test_refuses_other_files(tmp_path: Path) -> None:
 
 
 def test_refuses_other_modules(tmp_path: Path) -> None:
-    message = r"^save_heads: expected heads that are LinearHead, .*, got Linear; for a module of"
+    message = r"^save_heads: expected heads that are one of LinearHead, .*, got Linear; to store"
     with pytest.raises(TypeError, match=message):
         save_heads(tmp_path / "file", nn.Linear(2, 2))
-    with pytest.raises(ValueError, match=r"^save_heads: expected one head at the least, got none"):
+    with pytest.raises(ValueError, match=r"^save_heads: expected at least one head, got none"):
         save_heads(tmp_path / "file")
 
 

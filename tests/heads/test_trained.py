@@ -1,4 +1,4 @@
-"""The trainable heads: their formulas, where they start, and that all of them learns."""
+"""The trainable heads: their formulas, their initialisation, and that every parameter learns."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_is_its_formula(kind: type[nn.Module]) -> None:
 
 @every_head
 def test_every_parameter_learns(kind: type[nn.Module]) -> None:
-    """The gate too, from the second step on."""
+    """The gate learns from the second step on."""
     head = made(kind)
     before = {name: p.clone() for name, p in head.named_parameters()}
     for name, parameter in stepped(head, 2).named_parameters():
