@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from structure_reg._gram import center, unit_rows
+from structure_reg._gram import center, unit_deviations, unit_rows
 from structure_reg._precision import full_precision
 from structure_reg.evaluation.ranks import tiles
 from structure_reg.evaluation.ties import share_of_first
@@ -50,7 +50,7 @@ def distance_tile(side: DistanceFactors, rows: slice) -> tuple[Tensor, Tensor]:
 def distance_factors(x: Tensor, metric: str) -> DistanceFactors:
     if metric == "cosine":
         q = unit_rows(x.double())
-        w = center(q)
+        w = unit_deviations(q)
         o = w.new_zeros(len(x))
     else:
         q = w = center(x.double())

@@ -5,26 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from structure_reg._gram import unit_rows
 from structure_reg._tiles import slices, tile_rows
-
-BLOCK_ROWS = 1024  # rows in float64 at a time
 
 
 def tiles(n: int, bytes_per_row: int) -> list[slice]:
     """Return slices of n rows that fit the tile budget."""
     return slices(n, tile_rows(bytes_per_row))
-
-
-def unit_deviations(x: Tensor) -> Tensor:
-    """Subtract the mean c from unit rows w: u·(w - c) ranks the rows as u·w does.
-
-    Cosines of features in a narrow cone differ in the seventh digit, at the limit of float32.
-    Without their common part, all digits are left to tell them apart.
-    """
-    blocks = torch.split(x, BLOCK_ROWS)
-    c = torch.stack([unit_rows(rows.double()).sum(0) for rows in blocks]).sum(0) / len(x)  # (d,)
-    return torch.cat([(unit_rows(rows.double()) - c).to(x.dtype) for rows in blocks])
 
 
 def score_rounding(gallery: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from structure_reg._gram import unit_rows
+from structure_reg._gram import unit_deviations, unit_rows
 from structure_reg._precision import full_precision, promote
 from structure_reg.evaluation._checks import check_gallery, check_ks
-from structure_reg.evaluation.ranks import nan_of, score_rounding, tiles, unit_deviations
+from structure_reg.evaluation.ranks import nan_of, score_rounding, tiles
 from structure_reg.evaluation.ties import (
     Standing,
     expected_average_precision,

@@ -10,10 +10,10 @@ from einops import rearrange, reduce
 from torch import Tensor
 
 from structure_reg._checks import check_paired
-from structure_reg._gram import unit_rows
+from structure_reg._gram import unit_deviations, unit_rows
 from structure_reg._precision import full_precision, promote
 from structure_reg.evaluation._checks import check_callable, check_classes, check_ks, check_prompts
-from structure_reg.evaluation.ranks import nan_of, score_rounding, tiles, unit_deviations
+from structure_reg.evaluation.ranks import nan_of, score_rounding, tiles
 from structure_reg.evaluation.ties import places, share_of_first
 
 
