@@ -174,7 +174,9 @@ def measure_knn(
     xs: list[Tensor], ys: list[Tensor], pairings: Tensor, metric: str, k: int
 ) -> Measurement:
     grid, chance = KNN_METRICS[metric]
-    x_near, y_near = ([nearest(layer, k) for layer in side] for side in (xs, ys))
+    x_near, y_near = (
+        [nearest(layer, k, side) for layer in layers] for side, layers in enumerate((xs, ys))
+    )
     return Measurement(
         grid(x_near, y_near, pairings),
         None if chance is None else chance(x_near, y_near),

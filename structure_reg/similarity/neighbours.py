@@ -213,5 +213,5 @@ def knn_pair(
         x, y = x[mask], y[mask]
     size = neighbourhood_size(function, k, len(x))
     identity = torch.arange(len(x), device=x.device)[None]  # (1, n)
-    score = grid([nearest(x, size)], [nearest(y, size)], identity)  # (1, 1, 1)
+    score = grid([nearest(x, size, 0)], [nearest(y, size, 1)], identity)  # (1, 1, 1)
     return score.reshape(()).to(result_dtype(x, y))
