@@ -22,6 +22,11 @@ def layers(count, n=60, d=6, seed=0):
     return [noise(n, d + l, seed + l) for l in range(count)]
 
 
+def one_hot(n, classes, seed):
+    g = torch.Generator().manual_seed(seed)
+    return torch.eye(classes)[torch.randint(classes, (n,), generator=g)]
+
+
 def planted(n=200, gap=2, seed=0):
     """Two encoders of three and four layers whose pair (1, gap) is related."""
     xs, ys = layers(3, n, seed=seed), layers(4, n, seed=seed + 50)
@@ -241,7 +246,8 @@ def test_chance_is_called_chance():
         (layers(2, 12), layers(2, 12, seed=5), {"k": 11}, "k = 11 takes all other rows"),
         (layers(2, 12), layers(2, 12, seed=5), {"k": 5}, "too few samples for k"),
         (layers(2), layers(2, seed=5), {"permutations": 10}, "cannot show p <= 0.05; use 200"),
-        ([torch.ones(60, 3), noise(60, 3, 1)], layers(2, seed=5), {}, r"100% of the rows \(0\)"),
+        ([one_hot(60, 2, 0), noise(60, 3, 1)], layers(2, seed=5), {}, r"100% of the rows \(0\)"),
+        ([torch.ones(60, 3), noise(60, 3, 1)], layers(2, seed=5), {}, "^0 is constant in x: all"),
         (
             [x.repeat(2, 1) for x in layers(2)],
             layers(2, 120, seed=5),
