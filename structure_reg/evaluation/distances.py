@@ -64,23 +64,24 @@ def distance_tile(side: DistanceFactors, rows: slice) -> Distances:
 
 
 def distance_factors(x: Tensor, metric: str) -> DistanceFactors:
-    """The rows themselves, or for the cosine the unit rows, whose distances are in its order."""
-    row = 0.0
-    w = x.double()
-    if metric == "cosine":
-        w = unit_rows(w)
-        row = ROW * torch.finfo(result_dtype(x)).eps  # multiples of a row are not exact multiples
-    w = center(w)
-    return DistanceFactors(w, w.square().sum(-1) / 2, row)
+    """The rows, centred; for the cosine the unit rows, whose distances have the same order."""
+    if metric == "euclidean":
+        w = center(x.double())
+        return DistanceFactors(w, w.square().sum(-1) / 2, 0.0)
+    w = center(unit_rows(x.double()))
+    zero = ~x.any(-1)  # a zero row has no direction: its cosine to every other row is 0
+    return DistanceFactors(
+        w, (w.square().sum(-1) + zero) / 2, ROW * torch.finfo(result_dtype(x)).eps
+    )
 
 
 def memberships(distances: Distances, k: int) -> Tensor:
     """Return the probability of each column to be among the k nearest: 0 or 1 unless it ties."""
-    D = distances.D
-    kth = D.kthvalue(k, 1, keepdim=True).values  # (b, 1)
+    distance = distances.D
+    kth = distance.kthvalue(k, 1, keepdim=True).values  # (b, 1)
     rounding = distances.rounding(kth)
     first, last = kth - rounding, kth + rounding
-    nearer, reached = D < first, D <= last
+    nearer, reached = distance < first, distance <= last
     above = nearer.sum(1, keepdim=True).double()
     share = share_of_first(torch.tensor(k), above, reached.sum(1, keepdim=True) - above)
     return torch.where(nearer, 1, torch.where(reached, share, 0))  # (b, n)
