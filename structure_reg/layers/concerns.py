@@ -90,11 +90,11 @@ def neighbour_concerns(k: int | None, n: int) -> Iterator[str]:
 
 
 def tie_concerns(tied: Tensor, names: tuple[str, ...]) -> Iterator[str]:
-    """Layers in which many rows have arbitrary neighbours."""
+    """Layers in which the neighbours of many rows are a random choice."""
     worst, name = max(zip(tied.tolist(), names, strict=True))
     if worst > TIED:
         yield (
-            f"ties: neighbours are arbitrary for up to {worst:.0%} of the rows ({name}), and for "
+            f"ties: neighbours are a random choice for up to {worst:.0%} of the rows ({name}), and for "
             f"more than {TIED:.0%} in {int((tied > TIED).sum())} of {len(names)} layers"
         )
 

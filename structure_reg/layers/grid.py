@@ -147,7 +147,7 @@ class Measurement(NamedTuple):
     scores: Tensor  # (1 + B, LA, LB) float64: with the given pairing, then with each permutation
     constant: Tensor  # (LA + LB,) bool: layers without a score, because all their rows are equal
     chance: Tensor | None = None  # (LA, LB) exact mean over re-paired rows, where it is known
-    tied: Tensor | None = None  # (LA + LB,) share of rows whose neighbours are arbitrary
+    tied: Tensor | None = None  # (LA + LB,) share of rows with neighbours chosen among ties
 
 
 @torch.no_grad()
