@@ -115,7 +115,7 @@ def clip_gradient(
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradient by x, y and s; that of x and y is empty where `needs` does not ask for it."""
-    rows, columns, kept = GradientTerms(*terms)
+    rows, columns, first_Z = GradientTerms(*terms)
     (u, row_factor, row_shift), (v, column_factor, column_shift) = rows, columns
     first, height, _ = tiling
     T = targets(ids, first, label_smoothing)
@@ -123,7 +123,7 @@ def clip_gradient(
         logits = Logits(x, y, s, height)
         gradient = LogitsGradient(logits, needs)
         for I, G, E in logits.tiles():
-            Z = kept[I] if I.stop <= len(kept) else logits.product(E)  # (B, N)
+            Z = first_Z[I] if I.stop <= len(first_Z) else logits.product(E)  # (B, N)
             torch.sub(Z, row_shift[I, None], out=G).exp_().mul_(row_factor[I, None])
             G.addcmul_(torch.sub(Z, column_shift, out=E).exp_(), column_factor)
             T.add_gradient(G, I.start, -u[I], -v)

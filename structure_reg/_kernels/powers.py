@@ -53,14 +53,7 @@ def power_rows(
     Z = slope_by_kernel(slopes, Q.M, scratch=Q_l.M)
     T = Z.mul_(Q.M)
     u = ((column_sums - row_sums) / 2 - T.sum(-1)) / Q.y
-    dA = torch.empty_like(A)
-    for I in strip_slices(len(A)):
-        # dS + dSᵀ = 2 T + M ∘ (u yᵀ + y uᵀ)
-        M = Q.M[I]
-        outer = torch.mul(u[I, None], Q.y, out=scratch[0][: M.numel()].view_as(M))
-        outer.addcmul_(Q.y[I, None], u).mul_(M).add_(T[I], alpha=2)
-        torch.mm(outer, A, out=dA[I])
-    return D, dA.div_(tau)
+    return D, slope_by_rows(T, u, Q, A, scratch[0]).div_(tau)
 
 
 def fill_slope(slope: Tensor, P: SymmetricWalk, Q: SymmetricWalk, level: PairSums) -> None:
@@ -82,3 +75,14 @@ def slope_by_kernel(slopes: list[Tensor], M: Tensor, scratch: Tensor) -> Tensor:
         for I in strip_slices(len(M)):
             Z[I].add_(U[:, I].mT, alpha=1 / j)
     return Z
+
+
+def slope_by_rows(T: Tensor, u: Tensor, Q: SymmetricWalk, A: Tensor, scratch: Tensor) -> Tensor:
+    """(dS + dSᵀ) A, where dS + dSᵀ = 2 T + M ∘ (u yᵀ + y uᵀ)."""
+    dA = torch.empty_like(A)
+    for I in strip_slices(len(A)):
+        M = Q.M[I]
+        dS = torch.mul(u[I, None], Q.y, out=scratch[: M.numel()].view_as(M))
+        dS.addcmul_(Q.y[I, None], u).mul_(M).add_(T[I], alpha=2)
+        torch.mm(dS, A, out=dA[I])
+    return dA

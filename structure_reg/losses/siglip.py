@@ -47,7 +47,7 @@ def siglip_loss(
     reduction: str = "mean",
     group: Any = None,
 ) -> Tensor:
-    r"""Classify every pair of the batch on its own: do its two rows belong together?
+    r"""Classify every pair of the batch on its own, as belonging together or not.
 
     .. math:: \ell_i = \sum_j \log \bigl( 1 + e^{-t_{ij} (s \hat x_i \cdot \hat y_j + b)} \bigr),
               \qquad t_{ij} = \pm 1

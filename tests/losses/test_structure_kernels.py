@@ -12,7 +12,7 @@ from structure_reg.losses.structure import plain_rows
 
 DIVERGENCES = ("js", "reverse_js")
 CENTERINGS = ("after", "before", "none")
-# 1 MiB sends these sizes to the row tiles, several of them; the default takes the triangle.
+# 0.05 MiB sends these sizes to the row tiles, several of them; the default takes the triangle.
 BUDGETS = (0.05, 64.0)
 
 
