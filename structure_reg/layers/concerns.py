@@ -94,8 +94,8 @@ def tie_concerns(tied: Tensor, names: tuple[str, ...]) -> Iterator[str]:
     worst, name = max(zip(tied.tolist(), names, strict=True))
     if worst > TIED:
         yield (
-            f"ties: neighbours are a random choice for up to {worst:.0%} of the rows ({name}), and for "
-            f"more than {TIED:.0%} in {int((tied > TIED).sum())} of {len(names)} layers"
+            f"ties: neighbours are a random choice for up to {worst:.0%} of the rows ({name}), "
+            f"and for more than {TIED:.0%} in {int((tied > TIED).sum())} of {len(names)} layers"
         )
 
 
