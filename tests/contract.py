@@ -376,6 +376,7 @@ TESTED_IN = {
     "LayerSelection": "layers/test_selection.py",
     "LinearHead": "heads/test_trained.py",
     "MinibatchCKA": "similarity/test_streaming.py",
+    "PairMoments": "heads/test_moments.py",
     "MlpHead": "heads/test_trained.py",
     "ReferenceTap": "features/test_reference.py",
     "ResidualHead": "heads/test_trained.py",
