@@ -19,12 +19,16 @@ from structure_reg import (
     AsifHead,
     CsaHead,
     LinearHead,
+    PairMoments,
     fit_asif,
     fit_cca,
     fit_csa,
     fit_procrustes,
     fit_ridge,
 )
+from structure_reg.heads.moments import PairRows
+from structure_reg.heads.ridge import regression
+from structure_reg.heads.ridge_selection import RIDGES, leave_one_out_error
 
 FITS: dict[Callable[..., Any], tuple[Callable[..., Any], dict[str, Any]]] = {
     fit_ridge: (oracles_heads.ridge_scores, {"ridge": 0.7}),
@@ -236,3 +240,39 @@ def test_refuses_options(
 ) -> None:
     with pytest.raises(error, match=f"^{fit.__name__}: expected {message}"):
         fit(*pairs(10), **options)
+
+
+def test_ridge_is_that_of_refitting_without_each_pair() -> None:
+    """Leaving out a pair and fitting again, for every penalty, with the scaling of all pairs."""
+    x, y = (z - z.mean(0) for z in pairs(40))
+    errors = {}
+    for ridge in RIDGES[::3]:
+        error = 0.0
+        for i in range(40):
+            kept = torch.arange(40) != i
+            a, b = x[kept] - x[kept].mean(0), y[kept] - y[kept].mean(0)
+            # The penalty of all pairs: it is the fit that leaves one out, not what is penalised.
+            penalty = ridge * x.square().sum() / x.shape[1]
+            B = torch.linalg.solve(a.T @ a + penalty * torch.eye(x.shape[1]), a.T @ b)
+            error += float((y[i] - y[kept].mean(0) - (x[i] - x[kept].mean(0)) @ B).square().sum())
+        errors[ridge] = error
+    r = regression("test", PairRows(x, y), 1.0, False)
+    for ridge, error in errors.items():
+        assert leave_one_out_error(r.S, r.VXY, r.y, PairRows(x, y))(ridge) == pytest.approx(error)
+
+
+def test_the_default_ridge_follows_the_noise() -> None:
+    x = normal(100, 12, seed=0)
+    clean = x @ normal(12, 6, seed=1)
+    errors = []
+    for noise in (0.1, 10.0):
+        y = clean + noise * normal(100, 6, seed=2)
+        errors.append(regression("test", PairRows(x, y), None, True).ridge)
+    assert errors[0] < errors[1] / 10
+
+
+def test_moments_choose_a_ridge_like_that_of_the_pairs() -> None:
+    x, y = normal(400, 12, seed=0), normal(400, 12, seed=0)[:, :6] + 2 * normal(400, 6, seed=1)
+    of_pairs = regression("test", PairRows(x, y), None, True).ridge
+    of_moments = regression("test", PairMoments().update(x, y), None, True).ridge
+    assert 0.3 < of_pairs / of_moments < 3
