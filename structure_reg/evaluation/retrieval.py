@@ -9,9 +9,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from structure_reg._arrays import Array, as_tensors
+from structure_reg._checks import check_ids, check_paired
 from structure_reg._gram import unit_deviations, unit_rows
+from structure_reg._ids import Ids, as_ids
 from structure_reg._precision import full_precision, promote
-from structure_reg.evaluation._checks import check_gallery, check_ks
+from structure_reg.evaluation._checks import check_both_ids, check_gallery, check_ks
 from structure_reg.evaluation.ranks import nan_of, score_rounding, tiles
 from structure_reg.evaluation.ties import (
     Standing,
@@ -94,11 +97,11 @@ class Retrieval(NamedTuple):
 
 @torch.no_grad()
 def retrieval(
-    x: Tensor,
-    y: Tensor,
+    x: Array,
+    y: Array,
     *,
-    ids: Tensor | None = None,
-    y_ids: Tensor | None = None,
+    ids: Ids | None = None,
+    y_ids: Ids | None = None,
     ks: Sequence[int] = (1, 5, 10),
 ) -> Retrieval:
     r"""Rank all rows of one side by their cosine to each row of the other, in both directions.
@@ -173,17 +176,35 @@ def retrieval(
     median rank       50.5      50.5
     queries            100       100
     """
-    check_gallery("retrieval", x, y, ids, y_ids)
-    check_ks("retrieval", ks)
+    name = "retrieval"
+    x, y = as_tensors(name, x=x, y=y)
+    check_gallery(name, x, y)
+    x_numbers, y_numbers = pairing(name, x, y, ids, y_ids)
+    cut_offs = check_ks(name, ks)
     x, y = promote(x, y)
-    if ids is None:
-        ids = torch.arange(len(x), device=x.device)
-    if y_ids is None:
-        y_ids = ids
     with full_precision(x.device):
         return Retrieval(
-            retrieve(x, y, ids, y_ids, tuple(ks)), retrieve(y, x, y_ids, ids, tuple(ks))
+            retrieve(x, y, x_numbers, y_numbers, cut_offs),
+            retrieve(y, x, y_numbers, x_numbers, cut_offs),
         )
+
+
+def pairing(
+    function: str, x: Tensor, y: Tensor, ids: Ids | None, y_ids: Ids | None
+) -> tuple[Tensor, Tensor]:
+    """Return integer ids of the rows of x and of y, by default their positions."""
+    if y_ids is None:
+        check_paired(function, rows=1, x=x, y=y)
+        if ids is None:
+            ids = torch.arange(len(x), device=x.device)
+        (x_numbers,) = as_ids(function, x.device, ids=ids)
+        check_ids(function, x_numbers, x)
+        return x_numbers, x_numbers
+    check_both_ids(function, ids)
+    x_numbers, y_numbers = as_ids(function, x.device, ids=ids, y_ids=y_ids)
+    check_ids(function, x_numbers, x)
+    check_ids(function, y_numbers, y, name="y_ids")
+    return x_numbers, y_numbers
 
 
 def retrieve(

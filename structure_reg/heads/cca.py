@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from structure_reg._checks import check_number
+from structure_reg._arrays import Array, as_tensors
+from structure_reg._checks import check_flag, check_number
 from structure_reg.heads._checks import check_dim, check_fit
 from structure_reg.heads.columns import (
     Columns,
@@ -22,8 +23,8 @@ from structure_reg.heads.linear import LinearHead, linear_head
 
 @torch.no_grad()
 def fit_cca(
-    x: Tensor,
-    y: Tensor,
+    x: Array,
+    y: Array,
     *,
     dim: int | None = None,
     ridge: float | tuple[float, float] = 1.0,
@@ -94,8 +95,10 @@ def fit_cca(
     >>> torch.allclose(head(x).abs(), head_of_mapped(x @ maps).abs())
     True
     """
+    x, y = as_tensors("fit_cca", x=x, y=y)
     dtype = check_fit("fit_cca", x, y, ridge)
-    check_number("fit_cca", "power", power, least=0.0)
+    standardise = check_flag("fit_cca", "standardise", standardise)
+    power = check_number("fit_cca", "power", power, least=0.0)
     W_x, W_y, rho, X, Y = canonical_directions("fit_cca", x, y, dim, ridge, standardise)
     weight = rho.pow(power / 2)
     return (

@@ -8,8 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from structure_reg._checks import check_count
+from structure_reg._arrays import Array, as_tensors
+from structure_reg._checks import check_count, check_flag
 from structure_reg._gram import unit_rows
+from structure_reg._ids import Ids, as_ids
 from structure_reg.heads._checks import check_fit
 from structure_reg.heads.cca import whitened_directions
 from structure_reg.heads.columns import columns, spectrum
@@ -44,10 +46,10 @@ class CcaSelection(NamedTuple):
 
 @torch.no_grad()
 def select_cca(
-    x: Tensor,
-    y: Tensor,
+    x: Array,
+    y: Array,
     *,
-    ids: Tensor | None = None,
+    ids: Ids | None = None,
     standardise: bool = True,
     max_samples: int = 2000,
     generator: torch.Generator | None = None,
@@ -108,12 +110,15 @@ def select_cca(
     >>> head_x, head_y = fit_cca(x, y, ridge=many.ridge, power=many.power)
     """
     name = "select_cca"
+    x, y = as_tensors(name, x=x, y=y)
     check_fit(name, x, y)
-    check_count(name, "max_samples", max_samples, least=8)
+    group = None if ids is None else as_ids(name, x.device, ids=ids)[0]
+    standardise = check_flag(name, "standardise", standardise)
+    max_samples = check_count(name, "max_samples", max_samples, least=8)
     generator = generator or torch.Generator().manual_seed(0)
     parts = [
-        Fold(name, x, y, ids, fitted, held_out, standardise)
-        for fitted, held_out in folds(name, x, ids, 4, max_samples, generator)
+        Fold(name, x, y, group, fitted, held_out, standardise)
+        for fitted, held_out in folds(name, x, group, 4, max_samples, generator)
     ]
     ridge, losses = search_ridges(parts)
     power, scale = divmod(int(losses.argmin()), len(SCALES))

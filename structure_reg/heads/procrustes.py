@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
+from structure_reg._arrays import Array, as_tensors
+from structure_reg._checks import check_flag
 from structure_reg._gram import unit_rows
 from structure_reg.heads._checks import check_dim, check_fit
 from structure_reg.heads.columns import columns, paired_directions
@@ -13,7 +14,7 @@ from structure_reg.heads.linear import LinearHead, linear_head
 
 @torch.no_grad()
 def fit_procrustes(
-    x: Tensor, y: Tensor, *, dim: int | None = None, standardise: bool = True
+    x: Array, y: Array, *, dim: int | None = None, standardise: bool = True
 ) -> tuple[LinearHead, LinearHead]:
     r"""Fit the orthogonal maps that bring both sides closest to each other.
 
@@ -67,7 +68,9 @@ def fit_procrustes(
     >>> retrieval(head_x(x[40:]), head_y(y[40:])).mean_recall
     tensor(1.)
     """
+    x, y = as_tensors("fit_procrustes", x=x, y=y)
     dtype = check_fit("fit_procrustes", x, y)
+    standardise = check_flag("fit_procrustes", "standardise", standardise)
     dim = check_dim("fit_procrustes", dim, len(x), x.shape[1], y.shape[1])
     X = columns("fit_procrustes", "x", x, standardise=standardise)
     Y = columns("fit_procrustes", "y", y, standardise=standardise)

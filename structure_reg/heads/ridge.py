@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
-from structure_reg._checks import check_number
+from structure_reg._arrays import Array, as_tensors
+from structure_reg._checks import check_flag, check_number
 from structure_reg.heads._checks import check_fit
 from structure_reg.heads.columns import columns, spectrum, whitening
 from structure_reg.heads.linear import LinearHead, linear_head
@@ -13,7 +13,7 @@ from structure_reg.heads.linear import LinearHead, linear_head
 
 @torch.no_grad()
 def fit_ridge(
-    x: Tensor, y: Tensor, *, ridge: float = 1.0, standardise: bool = True
+    x: Array, y: Array, *, ridge: float = 1.0, standardise: bool = True
 ) -> tuple[LinearHead, LinearHead]:
     r"""Regress y on x, so that predictions are compared with y.
 
@@ -70,8 +70,10 @@ def fit_ridge(
     >>> retrieval(head_x(x[100:]), head_y(y[100:])).mean_recall
     tensor(1.)
     """
+    x, y = as_tensors("fit_ridge", x=x, y=y)
     dtype = check_fit("fit_ridge", x, y)
-    check_number("fit_ridge", "ridge", ridge, least=0.0)
+    standardise = check_flag("fit_ridge", "standardise", standardise)
+    ridge = check_number("fit_ridge", "ridge", ridge, least=0.0)
     X = columns("fit_ridge", "x", x, standardise=standardise)
     Y = columns("fit_ridge", "y", y, standardise=standardise)
     S = spectrum(X)

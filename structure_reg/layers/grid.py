@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 from torch import Tensor
 
+from structure_reg._arrays import Array, layer_tensors
 from structure_reg._checks import check_layers
 from structure_reg.layers._checks import check_metric, check_no_k, check_score
 from structure_reg.similarity.cca import cca, pwcca, svcca
@@ -22,7 +23,7 @@ from structure_reg.similarity.procrustes import procrustes
 from structure_reg.similarity.rsa import rsa
 from structure_reg.similarity.sequences import edit_grid, lcs_grid
 
-Layers = Mapping[str, Tensor] | Sequence[Tensor]
+Layers = Mapping[str, Array] | Sequence[Array]
 Metric = str | Callable[[Tensor, Tensor], Tensor]
 
 # Metrics that search neighbours once per layer and then look them up: the grid, and its mean over
@@ -118,11 +119,9 @@ def as_layers(
     check_metric(function, metric, METRICS)
     if not has_neighbours(metric):
         check_no_k(function, k, metric)
-    check_layers(function, rows=rows, xs=xs, ys=ys)
-    x_layers, y_layers = (
-        list(layers.values() if isinstance(layers, Mapping) else layers) for layers in (xs, ys)
-    )
-    return x_layers, y_layers
+    x_layers, y_layers = layer_tensors(function, "xs", xs), layer_tensors(function, "ys", ys)
+    check_layers(function, rows=rows, xs=x_layers, ys=y_layers)
+    return list(x_layers.values()), list(y_layers.values())
 
 
 def has_neighbours(metric: Metric) -> TypeGuard[str]:

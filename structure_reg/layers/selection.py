@@ -98,8 +98,8 @@ def select_layers(
     """
     function = "select_layers"
     x_layers, y_layers = as_layers(function, xs, ys, metric, k, rows=8)
-    check_count(function, "permutations", permutations)
-    check_count(function, "max_samples", max_samples, least=8)
+    permutations = check_count(function, "permutations", permutations)
+    max_samples = check_count(function, "max_samples", max_samples, least=8)
     generator = generator or torch.Generator().manual_seed(0)
     x_layers, y_layers = subsample(x_layers, y_layers, max_samples, generator)
     n = len(x_layers[0])

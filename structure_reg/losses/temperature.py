@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_choice, check_features, check_number
 from structure_reg._tiles import TILE_ROWS, slices
 from structure_reg.losses._checks import no_temperature
@@ -18,7 +19,7 @@ TOLERANCE = 1e-5
 
 @torch.no_grad()
 def temperature_for_perplexity(
-    frozen: Tensor, perplexity: float, *, centering: str = "after"
+    frozen: Array, perplexity: float, *, centering: str = "after"
 ) -> float:
     r"""Find the temperature at which a frozen row has `perplexity` effective neighbours.
 
@@ -69,8 +70,9 @@ def temperature_for_perplexity(
     20.0
     """
     name = "temperature_for_perplexity"
+    (frozen,) = as_tensors(name, frozen=frozen)
     check_features(name, frozen=frozen)
-    check_number(name, "perplexity", perplexity, above=1.0, below=float(len(frozen)))
+    perplexity = check_number(name, "perplexity", perplexity, above=1.0, below=float(len(frozen)))
     check_choice(name, "centering", centering, CENTERINGS)
     K = cosine_kernel(frozen, centering=centering)  # (n, n)
     spread = (K.amax() - K.amin()).item()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from structure_reg._checks import check_choice, check_layers
+from structure_reg._arrays import Array, layer_tensors
+from structure_reg._checks import check_choice, check_flag, check_layers
 from structure_reg._precision import full_precision, result_dtype
 from structure_reg.similarity.grams import KERNELS, Layer, gram_sums, prepare
 from structure_reg.similarity.hsic import centered_diagonal, hsic
@@ -30,8 +31,8 @@ class Chance(NamedTuple):
 
 @torch.no_grad()
 def cka_chance(
-    xs: Sequence[Tensor],
-    ys: Sequence[Tensor],
+    xs: Mapping[str, Array] | Sequence[Array],
+    ys: Mapping[str, Array] | Sequence[Array],
     *,
     kernel: str = "linear",
     debiased: bool = True,
@@ -82,8 +83,12 @@ def cka_chance(
     >>> mean, sd
     (tensor([[0.8885]]), tensor([[0.0025]]))
     """
-    check_layers("cka_chance", rows=4, xs=xs, ys=ys)
-    check_choice("cka_chance", "kernel", kernel, KERNELS)
+    name = "cka_chance"
+    x_layers, y_layers = layer_tensors(name, "xs", xs), layer_tensors(name, "ys", ys)
+    check_layers(name, rows=4, xs=x_layers, ys=y_layers)
+    xs, ys = list(x_layers.values()), list(y_layers.values())
+    check_choice(name, "kernel", kernel, KERNELS)
+    debiased = check_flag(name, "debiased", debiased)
     n, dtype = xs[0].shape[0], result_dtype(*xs, *ys)
     if debiased:
         mean = xs[0].new_zeros(len(xs), len(ys), dtype=dtype)

@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from structure_reg._arrays import Array
 from structure_reg.similarity.nearest import Neighbours
 from structure_reg.similarity.neighbours import knn_pair
 from structure_reg.similarity.overlap import edge_blocks, nan_grid
 
 
-def cknna(
-    x: Tensor, y: Tensor, *, k: int | str | None = None, mask: Tensor | None = None
-) -> Tensor:
+def cknna(x: Array, y: Array, *, k: int | str | None = None, mask: Array | None = None) -> Tensor:
     r"""Centred kernel nearest-neighbour alignment: debiased CKA of cosines between neighbours.
 
     .. math::

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_count, check_paired
 from structure_reg._gram import center
 from structure_reg._precision import full_precision, result_dtype
@@ -54,7 +55,7 @@ class MinibatchCKA:
         self.batches = 0
 
     @torch.no_grad()
-    def update(self, x: Tensor, y: Tensor) -> None:
+    def update(self, x: Array, y: Array) -> None:
         """Add the terms of one batch.
 
         Parameters
@@ -70,6 +71,7 @@ class MinibatchCKA:
         ValueError
             If the numbers of rows or the devices differ, or m < 4.
         """
+        x, y = as_tensors("MinibatchCKA.update", x=x, y=y)
         check_paired("MinibatchCKA.update", rows=4, x=x, y=y)
         if self.batches == 0:
             self.dtype = result_dtype(x, y)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from structure_reg._arrays import Array, as_tensor, as_tensors
 from structure_reg._checks import check_paired
 from structure_reg._precision import result_dtype
 from structure_reg.similarity._checks import check_row_mask
@@ -21,7 +22,7 @@ Grid = Callable[[Sequence[Neighbours], Sequence[Neighbours], Tensor], Tensor]
 
 
 def mutual_knn(
-    x: Tensor, y: Tensor, *, k: int | str | None = None, mask: Tensor | None = None
+    x: Array, y: Array, *, k: int | str | None = None, mask: Array | None = None
 ) -> Tensor:
     r"""Share of the k nearest neighbours of a row that both sides agree on, averaged over rows.
 
@@ -80,7 +81,7 @@ def mutual_knn(
 
 
 def jaccard_knn(
-    x: Tensor, y: Tensor, *, k: int | str | None = None, mask: Tensor | None = None
+    x: Array, y: Array, *, k: int | str | None = None, mask: Array | None = None
 ) -> Tensor:
     r"""Jaccard index between the k nearest neighbours on both sides, averaged over the rows.
 
@@ -130,7 +131,7 @@ def jaccard_knn(
 
 
 def cycle_knn(
-    x: Tensor, y: Tensor, *, k: int | str | None = None, mask: Tensor | None = None
+    x: Array, y: Array, *, k: int | str | None = None, mask: Array | None = None
 ) -> Tensor:
     r"""Share of rows that a step to a neighbour in y and a step to one in x can return to.
 
@@ -199,18 +200,20 @@ def cycle_grid(xs: Sequence[Neighbours], ys: Sequence[Neighbours], permutations:
 def knn_pair(
     function: str,
     grid: Grid,
-    x: Tensor,
-    y: Tensor,
+    x: Array,
+    y: Array,
     k: int | str | None,
-    mask: Tensor | None,
+    mask: Array | None,
     *,
     rows: int = 2,
 ) -> Tensor:
     """Evaluate the grid for one pair of layers, with the rows paired as given."""
+    x, y = as_tensors(function, x=x, y=y)
     check_paired(function, rows=rows, x=x, y=y)
-    check_row_mask(function, mask, x)
     if mask is not None:
-        x, y = x[mask], y[mask]
+        kept = mask if isinstance(mask, Tensor) else as_tensor(function, "mask", mask).to(x.device)
+        check_row_mask(function, kept, x)
+        x, y = x[kept], y[kept]
     size = neighbourhood_size(function, k, len(x))
     identity = torch.arange(len(x), device=x.device)[None]  # (1, n)
     score = grid([nearest(x, size)], [nearest(y, size)], identity)  # (1, 1, 1)

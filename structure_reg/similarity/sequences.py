@@ -7,15 +7,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from structure_reg._arrays import Array
 from structure_reg._tiles import tile_rows
 from structure_reg.similarity.nearest import Neighbours
 from structure_reg.similarity.neighbours import knn_pair
 from structure_reg.similarity.overlap import nan_grid
 
 
-def lcs_knn(
-    x: Tensor, y: Tensor, *, k: int | str | None = None, mask: Tensor | None = None
-) -> Tensor:
+def lcs_knn(x: Array, y: Array, *, k: int | str | None = None, mask: Array | None = None) -> Tensor:
     r"""Longest common subsequence of the neighbour lists divided by k, averaged over the rows.
 
     .. math:: \frac1{nk} \sum_i \mathrm{LCS} \bigl( N_x(i), N_y(i) \bigr)
@@ -65,7 +64,7 @@ def lcs_knn(
 
 
 def edit_knn(
-    x: Tensor, y: Tensor, *, k: int | str | None = None, mask: Tensor | None = None
+    x: Array, y: Array, *, k: int | str | None = None, mask: Array | None = None
 ) -> Tensor:
     r"""One minus the edit distance of the neighbour lists over k, averaged over the rows.
 
