@@ -13,6 +13,7 @@ from torch import Tensor
 from structure_reg._checks import (
     check_dense,
     check_no_mask,
+    is_missing,
     no_array,
     no_even_rows,
     no_layer_list,
@@ -72,10 +73,11 @@ def is_array(x: Any) -> bool:
 
 
 def axes(x: Any) -> int:
-    """Number of axes; nested lists are judged by their first entries."""
-    if hasattr(x, "shape"):
-        return len(x.shape)
-    return 1 + axes(x[0]) if isinstance(x, list | tuple) and x else 0
+    """Number of axes; lists, and arrays that may hold rows, are judged by their first entries."""
+    shape = getattr(x, "shape", ())
+    if isinstance(x, list | tuple) or len(shape) == 1:
+        return 1 + axes(next(iter(x), None))
+    return len(shape)
 
 
 def as_array(function: str, name: str, x: Any) -> NDArray[Any] | Tensor:
@@ -100,6 +102,8 @@ def as_numbers(function: str, name: str, a: NDArray[Any], x: Any) -> NDArray[Any
         # Numbers of 10 to 16 bytes, which only NumPy has, are rounded to 8.
         wide = {"f": np.float64, "c": np.complex128}.get(a.dtype.kind)
         return a.astype(wide if wide and a.dtype > wide else a.dtype.newbyteorder("="), copy=False)
+    if a.dtype == object:
+        a = np.frompyfunc(lambda entry: np.nan if is_missing(entry) else entry, 1, 1)(a)
     if is_numeric(a):
         return a.astype(np.float64 if a.dtype == object else np.float32)
     columns = list(getattr(x, "columns", ()))

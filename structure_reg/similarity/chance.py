@@ -86,17 +86,15 @@ def cka_chance(
     name = "cka_chance"
     x_layers, y_layers = layer_tensors(name, "xs", xs), layer_tensors(name, "ys", ys)
     check_layers(name, rows=4, xs=x_layers, ys=y_layers)
-    xs, ys = list(x_layers.values()), list(y_layers.values())
+    X, Y = list(x_layers.values()), list(y_layers.values())
     check_choice(name, "kernel", kernel, KERNELS)
     debiased = check_flag(name, "debiased", debiased)
-    n, dtype = xs[0].shape[0], result_dtype(*xs, *ys)
+    n, dtype = X[0].shape[0], result_dtype(*X, *Y)
     if debiased:
-        mean = xs[0].new_zeros(len(xs), len(ys), dtype=dtype)
+        mean = X[0].new_zeros(len(X), len(Y), dtype=dtype)
         return Chance(mean, mean + math.sqrt(2 / (n * (n - 3))))
-    with full_precision(xs[0].device):
-        (T, T_2, S), (U, U_2, V) = (
-            moments([prepare(x, kernel) for x in side]) for side in (xs, ys)
-        )
+    with full_precision(X[0].device):
+        (T, T_2, S), (U, U_2, V) = (moments([prepare(x, kernel) for x in side]) for side in (X, Y))
         A, A_y = (n - 1) * T_2 - T**2, (n - 1) * U_2 - U**2
         B = n * (n + 1) * S - (n - 1) * (T**2 + 2 * T_2)
         B_y = n * (n + 1) * V - (n - 1) * (U**2 + 2 * U_2)
