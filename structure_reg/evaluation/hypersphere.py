@@ -29,7 +29,7 @@ def modality_gap(x: Array, y: Array) -> Tensor:
 
     Parameters
     ----------
-    x, y : Tensor of shape (n_x, d), (n_y, d)
+    x, y : Tensor or array of shape (n_x, d), (n_y, d)
         Features of both sides after their heads, paired or not.
 
     Returns
@@ -42,7 +42,7 @@ def modality_gap(x: Array, y: Array) -> Tensor:
     Raises
     ------
     TypeError
-        If an argument is not a floating tensor.
+        If an argument is not of a floating dtype.
     ValueError
         If widths or devices differ, or if a side has no rows.
 
@@ -76,7 +76,7 @@ def alignment(x: Array, y: Array, *, alpha: float = 2.0) -> Tensor:
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, d)
+    x, y : Tensor or array of shape (n, d)
         Paired features after their heads.
     alpha : float
         Exponent of the distance, positive.
@@ -129,7 +129,7 @@ def uniformity(x: Array, *, t: float = 2.0) -> Tensor:
 
     Parameters
     ----------
-    x : Tensor of shape (n, d)
+    x : Tensor or array of shape (n, d)
         Features of one side after its head, n >= 2.
     t : float
         Sharpness of the Gaussian, positive.

@@ -31,9 +31,9 @@ def trustworthiness(
 
     Parameters
     ----------
-    frozen : Tensor of shape (n, d0)
+    frozen : Tensor or array of shape (n, d0)
         Features before the head, n >= 3.
-    aligned : Tensor of shape (n, d)
+    aligned : Tensor or array of shape (n, d)
         Features of the same samples after the head.
     k : int
         Size of a neighbourhood, from 1 to n - 2.

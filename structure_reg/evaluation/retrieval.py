@@ -119,17 +119,18 @@ def retrieval(
 
     Parameters
     ----------
-    x : Tensor of shape (n_x, d)
+    x : Tensor or array of shape (n_x, d)
         Features of one side after its head, at any scale.
-    y : Tensor of shape (n_y, d)
+    y : Tensor or array of shape (n_y, d)
         Features of the other side. Without `y_ids`, row i of `y` is the partner of row i of `x`,
         and n_y = n_x.
-    ids : Tensor of shape (n_x,), optional
-        Integer ids of the rows; rows with the same id are positives of each other. By default, row
-        i of `x` has row i of `y` as its only positive.
-    y_ids : Tensor of shape (n_y,), optional
-        Integer ids of the rows of `y` if they are not those of `x`: for images with five captions
-        each, for a gallery of distinct texts, or for distractors without a query. `ids` by default.
+    ids : Tensor or array of shape (n_x,), optional
+        Ids of the rows, also as a list: integers, strings, dates, tuples or other hashable values.
+        Rows with equal ids are positives of each other. By default, row i of `x` has row i of `y`
+        as its only positive.
+    y_ids : Tensor or array of shape (n_y,), optional
+        Ids of the rows of `y` if they are not those of `x`: for images with five captions each, for
+        a gallery of distinct texts, or for distractors without a query. `ids` by default.
     ks : sequence of int
         Cut-offs of R@k, P@k and mAP@k.
 
@@ -148,8 +149,8 @@ def retrieval(
     TypeError
         If an argument is of the wrong type.
     ValueError
-        If shapes or devices do not match, if `y_ids` is passed without `ids`, or if a k is not
-        positive.
+        If shapes or devices do not match, if `y_ids` is passed without `ids`, if an id is missing
+        (None or NaN), or if a k is not positive.
 
     See Also
     --------

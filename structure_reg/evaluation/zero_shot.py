@@ -34,7 +34,7 @@ def class_embeddings(prompts: Array, *, head: Callable[[Tensor], Array] | None =
 
     Parameters
     ----------
-    prompts : Tensor of shape (c, t, d0)
+    prompts : Tensor or array of shape (c, t, d0)
         Frozen text features of t templates filled with each of c class names. For classes with
         different numbers of prompts, call once per class and concatenate.
     head : callable, optional
@@ -50,7 +50,7 @@ def class_embeddings(prompts: Array, *, head: Callable[[Tensor], Array] | None =
     Raises
     ------
     TypeError
-        If `prompts` is not a floating tensor, or `head` not callable.
+        If `prompts` is not of a floating dtype, or `head` not callable.
     ValueError
         If `prompts` is not of shape (c, t, d0), or if the head changes the number of rows.
 
@@ -122,12 +122,12 @@ def zero_shot(x: Array, classes: Array, labels: Ids, *, ks: Sequence[int] = (1, 
 
     Parameters
     ----------
-    x : Tensor of shape (n, d)
+    x : Tensor or array of shape (n, d)
         Features of the samples after their head, at any scale.
-    classes : Tensor of shape (c, d)
+    classes : Tensor or array of shape (c, d)
         Embeddings of the classes, as from :func:`class_embeddings`.
-    labels : Tensor of shape (n,)
-        Index of the right class of each sample, an integer in [0, c).
+    labels : Tensor or array of shape (n,)
+        Index of the right class of each sample, an integer in [0, c); also as a list.
     ks : sequence of int
         Cut-offs of the top-k accuracies.
 
@@ -143,7 +143,7 @@ def zero_shot(x: Array, classes: Array, labels: Ids, *, ks: Sequence[int] = (1, 
     TypeError
         If an argument is of the wrong type.
     ValueError
-        If shapes or devices do not match, or if a k is not positive.
+        If shapes or devices do not match, if a label is not in [0, c), or if a k is not positive.
 
     See Also
     --------

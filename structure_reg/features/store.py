@@ -107,7 +107,7 @@ class FeatureStore(Mapping[str, Tensor]):
         ----------
         path : str or path
             Directory that does not exist yet, is empty, or holds such a store.
-        ids : sequence of str or int
+        ids : list or array of str or int
             Ids of all samples of the whole dataset; they may repeat.
         model, revision : str
             Name and revision of the encoder, as its publisher gives them.
@@ -190,7 +190,7 @@ class FeatureStore(Mapping[str, Tensor]):
 
         Parameters
         ----------
-        features : mapping of str to Tensor of shape (m, d)
+        features : mapping of str to Tensor or array, of shape (m, d)
             Rows of ``store.pending[:m]``, of one floating dtype, and for the same layers in every
             call.
 

@@ -101,7 +101,7 @@ def fit_asif(
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, d_x), (n, d_y)
+    x, y : Tensor or array of shape (n, d_x), (n, d_y)
         Paired frozen features, n >= 2.
     k : int, optional
         Number of anchors that represent a sample, at most n. By default min(800, n); 800 is the

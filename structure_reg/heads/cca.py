@@ -43,7 +43,7 @@ def fit_cca(
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, d_x), (n, d_y)
+    x, y : Tensor or array of shape (n, d_x), (n, d_y)
         Paired frozen features, n >= 2. n may be smaller than the widths.
     dim : int, optional
         Number of directions, at most min(n - 1, d_x, d_y), which is the default.

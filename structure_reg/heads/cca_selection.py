@@ -67,11 +67,11 @@ def select_cca(
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, d_x), (n, d_y)
+    x, y : Tensor or array of shape (n, d_x), (n, d_y)
         Paired frozen features, n >= 8.
-    ids : Tensor of shape (n,), optional
-        Integer id of each pair. Pairs with the same id are positives of each other and stay in one
-        fold. By default, all pairs are distinct.
+    ids : Tensor or array of shape (n,), optional
+        Id of each pair, also as a list, and of any kind, as in :func:`retrieval`. Pairs with equal
+        ids are positives of each other and stay in one fold. By default, all pairs are distinct.
     standardise : bool
         Whether to scale columns to unit variance first, as in :func:`fit_cca`.
     max_samples : int

@@ -27,9 +27,9 @@ def fit_ridge(
 
     Parameters
     ----------
-    x : Tensor of shape (n, d_x)
+    x : Tensor or array of shape (n, d_x)
         Frozen features of one side, n >= 2. n may be smaller than d_x.
-    y : Tensor of shape (n, d_y)
+    y : Tensor or array of shape (n, d_y)
         Frozen features of the other side, in the same order. Swapping x and y gives different
         heads.
     ridge : float

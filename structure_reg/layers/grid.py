@@ -60,7 +60,7 @@ def layer_similarity(
 
     Parameters
     ----------
-    xs, ys : sequence or mapping of Tensor of shape (n, d)
+    xs, ys : list or mapping of Tensor or array, of shape (n, d)
         Layers of the two encoders for the same n >= 2 samples; widths may differ.
     metric : str or callable
         Name of a similarity of this package: "mutual_knn", "cycle_knn", "lcs_knn", "edit_knn",

@@ -45,7 +45,7 @@ def select_layers(
 
     Parameters
     ----------
-    xs, ys : sequence or mapping of Tensor of shape (n, d)
+    xs, ys : list or mapping of Tensor or array, of shape (n, d)
         Layers of the two encoders for the same n >= 8 samples, from first to last; a mapping names
         them.
     metric : str or callable

@@ -59,9 +59,9 @@ def structure_diagnostics(
 
     Parameters
     ----------
-    frozen : Tensor of shape (n, d0)
+    frozen : Tensor or array of shape (n, d0)
         Features of the pretrained encoder, n >= 2.
-    aligned : Tensor of shape (n, d)
+    aligned : Tensor or array of shape (n, d)
         The same samples after the head.
     temperature : float
         Temperature :math:`\tau > 0` of :func:`structure_loss`.

@@ -32,7 +32,7 @@ def temperature_for_perplexity(
 
     Parameters
     ----------
-    frozen : Tensor of shape (n, d)
+    frozen : Tensor or array of shape (n, d)
         One batch of frozen features, of the batch size used in training. Memory is O(n²).
     perplexity : float
         Effective number of neighbours of a row, including itself, in (1, n).
@@ -48,7 +48,7 @@ def temperature_for_perplexity(
     Raises
     ------
     TypeError
-        If `frozen` is not a floating tensor, or `perplexity` not a number.
+        If `frozen` is not of a floating dtype, or `perplexity` not a number.
     ValueError
         If `perplexity` is outside (1, n), or if no temperature gives it because too many rows are
         equal.

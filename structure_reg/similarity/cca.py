@@ -27,7 +27,7 @@ def cca(x: Array, y: Array) -> Tensor:
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, dx) and (n, dy)
+    x, y : Tensor or array of shape (n, dx) and (n, dy)
         Features of the same n >= 2 samples.
 
     Returns
@@ -43,7 +43,7 @@ def cca(x: Array, y: Array) -> Tensor:
     Raises
     ------
     TypeError
-        If an argument is not a floating tensor.
+        If an argument is not of a floating dtype.
     ValueError
         If the numbers of rows or the devices differ, or n < 2.
 
@@ -83,7 +83,7 @@ def svcca(x: Array, y: Array, *, keep: float | int = 0.99) -> Tensor:
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, dx) and (n, dy)
+    x, y : Tensor or array of shape (n, dx) and (n, dy)
         Features of the same n >= 2 samples.
     keep : float or int
         Components kept on each side. A float in (0, 1] keeps the fewest components that hold this
@@ -124,7 +124,7 @@ def svcca(x: Array, y: Array, *, keep: float | int = 0.99) -> Tensor:
     """
     x, y = as_tensors("svcca", x=x, y=y)
     check_paired("svcca", x=x, y=y)
-    check_share_or_count("svcca", "keep", keep)
+    keep = check_share_or_count("svcca", "keep", keep)
     x, y = promote(x, y)
     with full_precision(x.device):
         X, Y = (leading_directions(principal_directions(z), keep) for z in (x, y))
@@ -142,7 +142,7 @@ def pwcca(x: Array, y: Array) -> Tensor:
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, dx) and (n, dy)
+    x, y : Tensor or array of shape (n, dx) and (n, dy)
         Features of the same n >= 2 samples.
 
     Returns
@@ -157,7 +157,7 @@ def pwcca(x: Array, y: Array) -> Tensor:
     Raises
     ------
     TypeError
-        If an argument is not a floating tensor.
+        If an argument is not of a floating dtype.
     ValueError
         If the numbers of rows or the devices differ, or n < 2.
 

@@ -54,7 +54,7 @@ def cka_chance(
 
     Parameters
     ----------
-    xs, ys : sequence of Tensor of shape (n, d)
+    xs, ys : list or mapping of Tensor or array, of shape (n, d)
         Layers of the two encoders for the same n >= 4 samples.
     kernel, debiased
         Form of CKA, as in :func:`cka`.

@@ -32,7 +32,7 @@ def cka(x: Array, y: Array, *, kernel: str = "linear", debiased: bool = True) ->
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, dx) and (n, dy)
+    x, y : Tensor or array of shape (n, dx) and (n, dy)
         Features of the same n >= 4 samples, or n >= 2 for the biased form. Row i of `x` and row i
         of `y` belong to the same sample. To exclude samples, drop their rows.
     kernel : {"linear", "rbf"}

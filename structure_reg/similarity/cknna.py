@@ -30,11 +30,11 @@ def cknna(x: Array, y: Array, *, k: int | str | None = None, mask: Array | None 
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, dx), (n, dy)
+    x, y : Tensor or array of shape (n, dx), (n, dy)
         Paired features, as in :func:`mutual_knn`, n >= 4.
     k : int or {"rice", "sqrt", "sturges"}, optional
         Number of neighbours, as in :func:`mutual_knn`.
-    mask : Tensor of shape (n,), optional
+    mask : Tensor or array of shape (n,), optional
         Bool mask of the rows to use, as in :func:`mutual_knn`.
 
     Returns

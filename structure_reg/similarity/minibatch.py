@@ -60,14 +60,14 @@ class MinibatchCKA:
 
         Parameters
         ----------
-        x, y : Tensor of shape (m, dx) and (m, dy)
+        x, y : Tensor or array of shape (m, dx) and (m, dy)
             Features of the same m >= 4 samples. Skip a last batch with fewer rows: it has no
             estimate.
 
         Raises
         ------
         TypeError
-            If an argument is not a floating tensor.
+            If an argument is not of a floating dtype.
         ValueError
             If the numbers of rows or the devices differ, or m < 4.
         """

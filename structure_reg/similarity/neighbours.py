@@ -32,13 +32,13 @@ def mutual_knn(
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, dx), (n, dy)
+    x, y : Tensor or array of shape (n, dx), (n, dy)
         Paired features of n >= 2 samples; row i of `x` belongs to row i of `y`.
     k : int or {"rice", "sqrt", "sturges"}, optional
         Number of neighbours, below n, or the name of a rule that computes it from n:
         :math:`\lceil 2 \sqrt[3]{n} \rceil` for "rice" and None, :math:`\lceil \sqrt n \rceil` for
         "sqrt", :math:`\lceil \log_2 n + 1 \rceil` for "sturges".
-    mask : Tensor of shape (n,), optional
+    mask : Tensor or array of shape (n,), optional
         Bool mask of the rows to use. Other rows are dropped before neighbours are searched, and n
         does not count them. Indexing with it synchronises with the GPU.
 
@@ -89,11 +89,11 @@ def jaccard_knn(
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, dx), (n, dy)
+    x, y : Tensor or array of shape (n, dx), (n, dy)
         Paired features, as in :func:`mutual_knn`.
     k : int or {"rice", "sqrt", "sturges"}, optional
         Number of neighbours, as in :func:`mutual_knn`.
-    mask : Tensor of shape (n,), optional
+    mask : Tensor or array of shape (n,), optional
         Bool mask of the rows to use, as in :func:`mutual_knn`.
 
     Returns
@@ -139,11 +139,11 @@ def cycle_knn(
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, dx), (n, dy)
+    x, y : Tensor or array of shape (n, dx), (n, dy)
         Paired features, as in :func:`mutual_knn`.
     k : int or {"rice", "sqrt", "sturges"}, optional
         Number of neighbours, as in :func:`mutual_knn`.
-    mask : Tensor of shape (n,), optional
+    mask : Tensor or array of shape (n,), optional
         Bool mask of the rows to use, as in :func:`mutual_knn`.
 
     Returns

@@ -23,7 +23,7 @@ def procrustes(x: Array, y: Array) -> Tensor:
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, dx) and (n, dy)
+    x, y : Tensor or array of shape (n, dx) and (n, dy)
         Features of the same n >= 2 samples.
 
     Returns
@@ -38,7 +38,7 @@ def procrustes(x: Array, y: Array) -> Tensor:
     Raises
     ------
     TypeError
-        If an argument is not a floating tensor.
+        If an argument is not of a floating dtype.
     ValueError
         If the numbers of rows or the devices differ, or n < 2.
 

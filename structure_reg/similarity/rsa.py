@@ -20,7 +20,7 @@ def rsa(x: Array, y: Array, *, correlation: str = "pearson") -> Tensor:
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, dx) and (n, dy)
+    x, y : Tensor or array of shape (n, dx) and (n, dy)
         Features of the same n >= 3 samples.
     correlation : {"pearson", "spearman"}
         Correlation of the distances, or of their ranks; equal distances share their mean rank.

@@ -18,7 +18,7 @@ def rv(x: Array, y: Array) -> Tensor:
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, dx) and (n, dy)
+    x, y : Tensor or array of shape (n, dx) and (n, dy)
         Features of the same n >= 2 samples.
 
     Returns

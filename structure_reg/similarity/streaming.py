@@ -73,13 +73,13 @@ class CKA:
 
         Parameters
         ----------
-        x, y : Tensor of shape (m, dx) and (m, dy)
+        x, y : Tensor or array of shape (m, dx) and (m, dy)
             Features of the same m >= 1 samples, as wide as in the first batch.
 
         Raises
         ------
         TypeError
-            If an argument is not a floating tensor.
+            If an argument is not of a floating dtype.
         ValueError
             If the numbers of rows or the devices differ, or a width has changed.
         """

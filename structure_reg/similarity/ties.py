@@ -18,7 +18,7 @@ def tie_fraction(x: Array, *, k: int | str | None = None) -> Tensor:
 
     Parameters
     ----------
-    x : Tensor of shape (n, d)
+    x : Tensor or array of shape (n, d)
         Features of n >= 2 samples.
     k : int or {"rice", "sqrt", "sturges"}, optional
         Number of neighbours, as in :func:`mutual_knn`.
