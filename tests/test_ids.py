@@ -19,6 +19,7 @@ from torch import Tensor
 
 import structure_reg as sr
 from structure_reg._ids import as_ids
+from structure_reg.training.inputs import as_ids as numbered
 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
@@ -28,7 +29,7 @@ Y = X + 0.5 * normal(24, 6, seed=1).float()
 
 
 def aligned(ids: Any) -> float:
-    aligner = sr.Aligner(dim=3, epochs=2, structure_weight=0).fit(X, Y, ids=ids)
+    aligner = sr.Aligner(dim=3, epochs=1, structure_weight=0).fit(X, Y, ids=ids)
     return aligner.history_["contrastive"][-1]
 
 
@@ -47,8 +48,17 @@ every_door = pytest.mark.parametrize("door", DOORS)
 
 @every_kind
 def test_ids_of_any_kind_count_as_the_integers(kind: str) -> None:
-    for door in DOORS.values():
-        assert door(KINDS[kind](IDS)) == door(torch.tensor(IDS))
+    expected = sr.retrieval(X, Y, ids=torch.tensor(IDS)).mean_recall
+    assert sr.retrieval(X, Y, ids=KINDS[kind](IDS)).mean_recall == expected
+    assert numbered("f", KINDS[kind](IDS), X).tolist() == first_appearances(IDS)
+
+
+@every_door
+def test_every_door_has_this_rule(door: str) -> None:
+    expected = DOORS[door](torch.tensor(IDS))
+    for kinds in GROUPS.values():
+        assert DOORS[door](next(iter(kinds.values()))(IDS)) == expected
+    assert DOORS[door](list(torch.tensor(IDS))) == expected != DOORS[door](None)
 
 
 @pytest.mark.parametrize("kind", GROUPS["integers"])
