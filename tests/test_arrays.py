@@ -64,6 +64,7 @@ CALLS: dict[str, Callable[[Kind], Any]] = {
     "Aligner, layers": lambda of: aligned([of(Z), of(X)], {"a": of(Y)}, "select"),
     "CKA": lambda of: streamed(sr.CKA(), of(X), of(Y)),
     "MinibatchCKA": lambda of: streamed(sr.MinibatchCKA(), of(X), of(Y)),
+    "PairMoments": lambda of: sr.PairMoments().update(of(X), of(Y)).M_xy,
     "cca": lambda of: sr.cca(of(X), of(Y)),
     "svcca": lambda of: sr.svcca(of(X), of(Y)),
     "pwcca": lambda of: sr.pwcca(of(X), of(Y)),
