@@ -19,9 +19,8 @@ def check_moments(function: str, n: int, y: Any) -> None:
         raise ValueError(f"{function}: expected moments of at least 2 pairs, got {n}")
 
 
-def check_number_or_none(function: str, name: str, value: Any, *, least: float) -> None:
-    if value is not None:
-        check_number(function, name, value, least=least)
+def check_number_or_none(function: str, name: str, value: Any, *, least: float) -> float | None:
+    return None if value is None else check_number(function, name, value, least=least)
 
 
 def check_ridge(function: str, ridge: Any) -> None:
@@ -39,10 +38,10 @@ def check_dim(function: str, dim: Any, n: int, d_x: int, d_y: int) -> int:
     most = min(n - 1, d_x, d_y)
     if dim is None:
         return most
-    check_count(function, "dim", dim)
-    if dim > most:
+    directions = check_count(function, "dim", dim)
+    if directions > most:
         raise ValueError(f"{function}: expected dim <= min(n - 1, d_x, d_y) = {most}, got {dim}")
-    return int(dim)
+    return directions
 
 
 def check_at_most(function: str, name: str, value: int, most: int) -> None:
