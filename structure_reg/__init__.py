@@ -52,6 +52,7 @@ from structure_reg.similarity.streaming import CKA
 from structure_reg.similarity.ties import tie_fraction
 from structure_reg.training.aligner import Aligner
 from structure_reg.training.released import released_aligner
+from structure_reg.training.side import Side
 
 __version__ = version("structure-reg")
 
@@ -73,6 +74,7 @@ __all__ = [
     "ResidualHead",
     "Retrieval",
     "RetrievalDirection",
+    "Side",
     "SigLipLoss",
     "StructureDiagnostics",
     "StructureLoss",

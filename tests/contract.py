@@ -381,6 +381,7 @@ TESTED_IN = {
     "ResidualHead": "heads/test_trained.py",
     "Retrieval": "evaluation/test_retrieval.py",
     "RetrievalDirection": "evaluation/test_retrieval.py",
+    "Side": "training/test_side.py",
     "StructureDiagnostics": "losses/test_temperature.py",
     "ZeroShot": "evaluation/test_zero_shot.py",
     "cca": "similarity/test_other_similarities.py",
