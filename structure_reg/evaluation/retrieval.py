@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
@@ -12,6 +12,7 @@ from torch import Tensor
 from structure_reg._gram import unit_deviations, unit_rows
 from structure_reg._precision import full_precision, promote
 from structure_reg.evaluation._checks import check_gallery, check_ks
+from structure_reg.evaluation.csls import local_scalings
 from structure_reg.evaluation.ranks import nan_of, score_rounding, tiles
 from structure_reg.evaluation.ties import (
     Standing,
@@ -100,6 +101,7 @@ def retrieval(
     ids: Tensor | None = None,
     y_ids: Tensor | None = None,
     ks: Sequence[int] = (1, 5, 10),
+    csls: Any = None,
 ) -> Retrieval:
     r"""Rank all rows of one side by their cosine to each row of the other, in both directions.
 
@@ -129,6 +131,10 @@ def retrieval(
         each, for a gallery of distinct texts, or for distractors without a query. `ids` by default.
     ks : sequence of int
         Cut-offs of R@k, P@k and mAP@k.
+    csls : tuple, optional
+        Banks (x_bank, y_bank) of rows after their heads, at least 10 each and usually the training
+        rows, never the rows that are evaluated. Rows are then ranked by their CSLS score in place
+        of the cosine, as in :func:`search` with `x` as queries and `y` as gallery.
 
     Returns
     -------
@@ -180,18 +186,27 @@ def retrieval(
         ids = torch.arange(len(x), device=x.device)
     if y_ids is None:
         y_ids = ids
+    r_x = r_y = None
+    if csls is not None:
+        r_x, r_y = local_scalings("retrieval", csls, x, y, x.device)
+    X, Y = RankedSide(x, ids, r_x), RankedSide(y, y_ids, r_y)
     with full_precision(x.device):
-        return Retrieval(
-            retrieve(x, y, ids, y_ids, tuple(ks)), retrieve(y, x, y_ids, ids, tuple(ks))
-        )
+        return Retrieval(retrieve(X, Y, tuple(ks)), retrieve(Y, X, tuple(ks)))
 
 
-def retrieve(
-    queries: Tensor, gallery: Tensor, ids: Tensor, gallery_ids: Tensor, ks: tuple[int, ...]
-) -> RetrievalDirection:
-    k = torch.tensor([*ks, len(gallery)], device=queries.device)  # the last one is no cut-off
-    values, positives = measure_queries(queries, gallery, ids, gallery_ids, k)
-    values = values[positives > 0] + nan_of(queries, gallery)  # (n, 3 K + 2)
+class RankedSide(NamedTuple):
+    """What the ranking reads of one side."""
+
+    rows: Tensor  # (n, d)
+    ids: Tensor  # (n,)
+    scaling: Tensor | None  # (n,) r of CSLS, float64
+
+
+def retrieve(X: RankedSide, Y: RankedSide, ks: tuple[int, ...]) -> RetrievalDirection:
+    gallery = Y.rows
+    k = torch.tensor([*ks, len(gallery)], device=gallery.device)  # the last one is no cut-off
+    values, positives = measure_queries(X, Y, k)
+    values = values[positives > 0] + nan_of(X.rows, gallery, csls_offset(Y))  # (n, 3 K + 2)
     recall, precision, average_precision = rearrange(
         values[:, :-2].mean(0).to(gallery), "(measure k) -> measure k", measure=3
     )
@@ -209,23 +224,30 @@ def retrieve(
     )
 
 
-def measure_queries(
-    queries: Tensor, gallery: Tensor, ids: Tensor, gallery_ids: Tensor, k: Tensor
-) -> tuple[Tensor, Tensor]:
+def measure_queries(X: RankedSide, Y: RankedSide, k: Tensor) -> tuple[Tensor, Tensor]:
     """Return all measures of each query, (n, 3 K + 2), and its number of positives, (n,)."""
-    W = unit_deviations(gallery)
-    rounding = score_rounding(W)
-    sorted_ids, order = gallery_ids.sort()
-    first = torch.searchsorted(sorted_ids, ids)  # (n,) start of a query's positives in `order`
-    positives = torch.searchsorted(sorted_ids, ids, right=True) - first  # (n,)
+    W = unit_deviations(Y.rows)
+    offset = csls_offset(Y)
+    rounding = score_rounding(W) + 4 * torch.finfo(W.dtype).eps * offset.abs().amax()
+    sorted_ids, order = Y.ids.sort()
+    first = torch.searchsorted(sorted_ids, X.ids)  # (n,) start of a query's positives in `order`
+    positives = torch.searchsorted(sorted_ids, X.ids, right=True) - first  # (n,)
     parts = []
-    for rows in tiles(len(queries), 40 * len(W)):
-        S = unit_rows(queries[rows]) @ W.mT  # (b, n)
+    for rows in tiles(len(X.rows), 40 * len(W)):
+        S = (unit_rows(X.rows[rows]) @ W.mT).add_(offset)  # (b, n)
         j = torch.arange(max(1, int(positives[rows].amax())), device=S.device)  # (m,)
         valid = j < positives[rows, None]  # (b, m)
         columns = order[(first[rows, None] + j).clamp(max=len(order) - 1)]  # (b, m)
         parts.append(expected_measures(standing(S, columns, valid, rounding), valid, k))
     return torch.cat(parts), positives
+
+
+def csls_offset(Y: RankedSide) -> Tensor:
+    """-r / 2: added to the cosine, it ranks the gallery as CSLS does, up to a constant."""
+    if Y.scaling is None:
+        return Y.rows.new_zeros(1)
+    # Without their mean, which changes no rank, the digits of float32 go to the differences.
+    return ((Y.scaling.mean() - Y.scaling) / 2).to(Y.rows)
 
 
 def expected_measures(s: Standing, valid: Tensor, k: Tensor) -> Tensor:
