@@ -11,6 +11,7 @@ from torch import Tensor
 
 from structure_reg._gram import unit_deviations, unit_rows
 from structure_reg._precision import full_precision, promote
+from structure_reg._table import html_table, text_table
 from structure_reg.evaluation._checks import check_gallery, check_ks
 from structure_reg.evaluation.csls import local_scalings
 from structure_reg.evaluation.ranks import nan_of, score_rounding, tiles
@@ -79,7 +80,17 @@ class Retrieval(NamedTuple):
         return (self.x_to_y.recall.mean() + self.y_to_x.recall.mean()) / 2
 
     def __str__(self) -> str:
-        """Return a table of both directions."""
+        """Return a table of both directions; it reads the values, so the host waits for a GPU."""
+        return text_table(self._cells(), (12, 10, 10))
+
+    def __repr__(self) -> str:
+        """Return the table too: a session shows it without print."""
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(self._cells())
+
+    def _cells(self) -> list[tuple[str, str, str]]:
         a, b = self
         rows = [(f"R@{k}", x, y, ".3f") for k, x, y in zip(a.ks, a.recall, b.recall, strict=True)]
         rows += [
@@ -89,8 +100,8 @@ class Retrieval(NamedTuple):
             ("median rank", a.median_rank, b.median_rank, ".1f"),
             ("queries", a.queries, b.queries, "d"),
         ]
-        lines = [f"{name:12}{x:10{form}}{y:10{form}}" for name, x, y, form in rows]
-        return "\n".join([f"{'':12}{'x -> y':>10}{'y -> x':>10}", *lines])
+        cells = [(name, f"{x:{form}}", f"{y:{form}}") for name, x, y, form in rows]
+        return [("", "x -> y", "y -> x"), *cells]
 
 
 @torch.no_grad()

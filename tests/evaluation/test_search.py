@@ -131,6 +131,13 @@ def test_what_is_not_finite_comes_first_as_in_topk(value: float, dtype: torch.dt
         assert torch.equal(scores[finite, 2:], rest.scores)
 
 
+def test_no_cosine_exceeds_one() -> None:
+    x = normal(200, 7, seed=0)
+    scores, indices = search(x, x, k=1)
+    assert scores.amax() == 1
+    assert torch.equal(indices[:, 0], torch.arange(200))
+
+
 class Recorded:
     """An array that notes how many rows are read at a time."""
 
