@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from structure_reg import local_scaling, retrieval, search, tile_budget
+from structure_reg import SearchResult, local_scaling, retrieval, search, tile_budget
 
 
 def ranking(scores: NDArray[np.float64], k: int) -> NDArray[np.int64]:
@@ -182,6 +182,7 @@ def test_arrays_and_files(tmp_path: Path) -> None:
 def test_dtypes_autocast_and_gradients() -> None:
     queries, gallery = (normal(12, 4, seed=s).float().requires_grad_() for s in (0, 1))
     result = search(queries, gallery)
+    assert isinstance(result, SearchResult)
     assert not result.scores.requires_grad
     assert result.indices.dtype == torch.int64
     assert search(queries.bfloat16(), gallery.double()).scores.dtype == torch.float64
