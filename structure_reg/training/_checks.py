@@ -110,3 +110,7 @@ def no_layer(function: str, name: str, layer: Any, names: Sequence[Any]) -> Valu
 
 def no_fit(function: str) -> RuntimeError:
     return RuntimeError(f"{function}: expected a fitted Aligner, got one before fit")
+
+
+def no_matrix(head: nn.Module) -> TypeError:
+    return TypeError(f"Side.matrix: expected a linear head, got {type(head).__name__}")
