@@ -10,7 +10,9 @@ from stat import S_ISREG
 
 from structure_reg.features._checks import no_plain_file, no_store
 
-FLAGS = sum(getattr(os, flag, 0) for flag in ("O_BINARY", "O_CLOEXEC", "O_NOFOLLOW"))
+# Without O_NONBLOCK, opening a pipe would wait for its other end.
+NAMES = ("O_BINARY", "O_CLOEXEC", "O_NOFOLLOW", "O_NONBLOCK")
+FLAGS = sum(getattr(os, name, 0) for name in NAMES)
 
 
 def size_of(path: Path) -> int:
@@ -27,8 +29,11 @@ def size_of(path: Path) -> int:
 @contextmanager
 def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
     """Open a file of the store, and close it at the end of the block."""
-    size_of(path)
-    descriptor = os.open(path, flags | FLAGS)
+    try:
+        descriptor = os.open(path, flags | FLAGS)
+    except OSError:
+        size_of(path)  # says what is wrong with a link
+        raise
     try:
         yield descriptor
     finally:
@@ -36,6 +41,7 @@ def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
 
 
 def read_bytes(path: Path) -> bytes:
+    size_of(path)
     with opened(path) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as file:
         return file.read()
 

@@ -284,12 +284,14 @@ class FeatureStore(Mapping[str, Tensor]):
         if self._lock.held:
             return
         self._lock.acquire(self.path / IDS)
+        unchanged = False
         try:
-            if manifests.read(self.path).text() != self._on_disk:
-                raise no_unchanged_store(self.path)
-        except BaseException:
-            self._lock.release()
-            raise
+            unchanged = manifests.read(self.path).text() == self._on_disk
+        finally:
+            if not unchanged:
+                self._lock.release()
+        if not unchanged:
+            raise no_unchanged_store(self.path)
 
     def _release(self) -> None:
         """Let others write, once the disk holds what this object knows."""
@@ -304,7 +306,7 @@ class FeatureStore(Mapping[str, Tensor]):
         for layer, file in layers.items():
             path, x = self.path / file.file, features[layer].detach()
             crc32 = tensor_file.write_rows(path, dtype, n, start, x, file.crc32)
-            layers[layer] = replace(file, crc32=crc32)
+            layers[layer] = LayerFile(file.file, file.width, crc32)
         m = len(next(iter(features.values())))
         return replace(self._manifest, layers=layers, dtype=dtype, done=start + m)
 

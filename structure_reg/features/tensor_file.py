@@ -76,6 +76,7 @@ def write_rows(path: Path, dtype: str, n: int, start: int, rows: Tensor, crc: in
 
 def map_file(path: Path, access: int, size: int) -> mmap.mmap:
     """Map a file of a known size; it may have been cut since it was opened."""
+    check_size(path, size_of(path), size)
     with opened(path) as descriptor:
         check_size(path, os.fstat(descriptor).st_size, size)
         return mmap.mmap(descriptor, size, access=access)
