@@ -86,7 +86,8 @@ def map_tensor(path: Path, dtype: str, n: int, d: int) -> Tensor:
     """Map the tensor into memory, copy on write: changes never reach the disk."""
     memory = map_file(path, mmap.ACCESS_COPY, file_size(dtype, n, d))
     offset = len(encode_header(dtype, n, d))
-    return torch.frombuffer(memory, dtype=DTYPES[dtype][1], offset=offset).view(n, d)
+    with torch.inference_mode(mode=False):  # else it could not be trained on
+        return torch.frombuffer(memory, dtype=DTYPES[dtype][1], offset=offset).view(n, d)
 
 
 def checksum(path: Path, dtype: str, n: int, d: int, rows: int) -> int:
