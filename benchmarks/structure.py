@@ -26,7 +26,7 @@ from torch.nn.functional import normalize
 
 from structure_reg import FrozenStructure, structure_loss
 from structure_reg._gram import centered_unit_rows
-from structure_reg.losses.frozen import log_walks
+from structure_reg._kernels.options import WalkOptions
 from structure_reg.losses.structure import plain_rows
 
 TEMPERATURE = 0.05
@@ -67,8 +67,8 @@ def release(frozen: Tensor, aligned: Tensor, levels: int) -> Tensor:
 
 
 def naive(frozen: Tensor, aligned: Tensor, levels: int) -> Tensor:
-    sides = (centered_unit_rows(x, "after") for x in (frozen, aligned))
-    return plain_rows(*(log_walks([x], TEMPERATURE, levels) for x in sides), "js").mean()
+    X, A = (centered_unit_rows(x, "after") for x in (frozen, aligned))
+    return plain_rows(X, A, WalkOptions(TEMPERATURE, levels, "js")).mean()
 
 
 def ours(frozen: Tensor | FrozenStructure, aligned: Tensor, levels: int) -> Tensor:

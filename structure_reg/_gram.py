@@ -1,4 +1,4 @@
-"""Rows to a kernel: unit length, centred, multiplied with one another."""
+"""From rows to a kernel: unit length, centring, and products of rows with one another."""
 
 from __future__ import annotations
 
@@ -7,13 +7,35 @@ from torch import Tensor
 
 
 def unit_rows(x: Tensor) -> Tensor:
-    """x_i / |x_i|. A zero row has no direction: it stays zero, with zero gradient."""  # (n, d)
-    # The largest entry first, so that squares neither overflow nor vanish. It cancels out of the
-    # quotient, so it needs no gradient.
-    largest = x.detach().abs().amax(-1, keepdim=True)  # (n, 1)
-    x = x / torch.where(largest == 0, 1, largest)
-    squared = x.square().sum(-1, keepdim=True)  # (n, 1), at least 1 but for a zero row
+    """x_i / |x_i|. A zero row has no direction: it stays zero, with zero gradient."""
+    x, _ = rows_by_largest_entry(x)
+    squared = x.square().sum(-1, keepdim=True)  # (n, 1), at least 1 except for a zero row
     return x * torch.where(squared == 0, 0, torch.where(squared == 0, 1, squared).rsqrt())
+
+
+def unit_rows_and_inverse(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x_i / |x_i| and 1 / |x_i|, (n, d) and (n, 1), both 0 for a zero row; without autograd."""
+    x, largest = rows_by_largest_entry(x)
+    squared = torch.linalg.vecdot(x, x).unsqueeze(-1)
+    inverse = torch.where(squared == 0, 0, squared.rsqrt())
+    return x.mul_(inverse), inverse.div_(largest)
+
+
+def unit_rows_gradient(x_hat: Tensor, inverse: Tensor, grad: Tensor) -> Tensor:
+    """(g_i - x̂_i ⟨x̂_i, g_i⟩) / |x_i|, in the memory of `grad`."""
+    along = torch.linalg.vecdot(x_hat, grad).unsqueeze(-1)
+    return grad.addcmul_(x_hat, along, value=-1).mul_(inverse)
+
+
+def rows_by_largest_entry(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row over its largest entry, (n, d), and that entry, (n, 1), or 1 for a zero row.
+
+    Squares of such rows neither overflow nor vanish. The entry is a constant to the gradient, since
+    it cancels out of a unit row.
+    """
+    largest = x.detach().abs().amax(-1, keepdim=True)
+    largest = torch.where(largest == 0, 1, largest)
+    return x / largest, largest
 
 
 def center(x: Tensor) -> Tensor:
@@ -25,9 +47,9 @@ def center_and_scale(x: Tensor) -> Tensor:
     """Centred rows whose largest entry is 1, for values that no shift and no scale changes.
 
     Both are constants to the gradient, which is right because they cancel out of such a value. A
-    constant layer becomes exactly zero, then 0 / 0: NaN from here on.
+    constant layer becomes exactly zero, then 0 / 0: every value computed from it is NaN.
     """
-    x = center(x - x[0].detach())  # from a nearby point: a mean of 1000 costs no digits
+    x = center(x - x[0].detach())  # relative to a nearby point: a mean of 1000 costs no digits
     low, high = x.detach().aminmax()
     return x / torch.maximum(-low, high)  # (n, d), squares neither overflow nor vanish
 

@@ -1,4 +1,4 @@
-"""The exit of every loss: one value per row, then their mean or sum over the global batch."""
+"""The last step of every loss: the mean or sum of its rows over the global batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REDUCTIONS = ("mean", "sum", "none")
 
 
 def reduce_rows(rows: Tensor, reduction: str, group: Any = None) -> Tensor:
-    """Of the rows of all processes, but for "none": those stay where they are."""
+    """Mean or sum over the rows of all processes; with "none", this process's rows as they are."""
     if reduction == "mean":
         return mean_over_processes(rows.mean(), group)
     if reduction == "sum":

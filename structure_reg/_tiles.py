@@ -1,4 +1,4 @@
-"""How much scratch memory a computation may take: one number, read wherever a matrix is tiled."""
+"""The scratch memory that a tiled computation may take: one number for the whole library."""
 
 from __future__ import annotations
 
@@ -9,29 +9,32 @@ from structure_reg._checks import check_number
 
 _mebibytes = 64.0
 
+# Taller tiles of a matrix product are no faster, and no longer fit a CPU's cache.
+TILE_ROWS = 512
+
 
 @contextmanager
 def tile_budget(mebibytes: float) -> Iterator[None]:
     """Bound the scratch memory of tiled computations inside a ``with`` block.
 
-    Results do not depend on it beyond rounding. Outside any block it is 64 MiB.
+    Results depend on the budget only through rounding. Outside any block it is 64 MiB.
 
     Parameters
     ----------
     mebibytes : float
-        Positive; for the tiles alive at one time, beside inputs, results and gradients.
+        Memory of the tiles that exist at one time, > 0, not counting inputs, results and gradients.
 
     Yields
     ------
     None
-        For the duration of the block, in this process.
+        The budget holds inside the block, in this process.
 
     Raises
     ------
     TypeError
         If `mebibytes` is not a number.
     ValueError
-        If it is not positive and finite.
+        If `mebibytes` is not positive and finite.
 
     Examples
     --------
@@ -51,12 +54,12 @@ def tile_budget(mebibytes: float) -> Iterator[None]:
 
 
 def tile_rows(bytes_per_row: int) -> int:
-    """Rows of a tile that fit the budget, 16 at the least so that products stay products."""
+    """Rows of a tile within the budget, but at least 16: thinner matrix products are slow."""
     return max(16, int(_mebibytes * 2**20) // bytes_per_row)
 
 
 def slices(n: int, size: int) -> list[slice]:
-    """Rows 0 to n in blocks of `size`, the last one with what is left."""
+    """Rows 0 to n in blocks of `size`; the last block may be smaller."""
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
@@ -69,5 +72,5 @@ def upper_tiles(n: int, side: int) -> Iterator[tuple[slice, slice]]:
 
 
 def fits(bytes_: int) -> bool:
-    """Whether the budget holds as much at one time."""
+    """Whether the budget holds that many bytes at one time."""
     return bytes_ <= _mebibytes * 2**20

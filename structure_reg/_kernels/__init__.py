@@ -1,1 +1,1 @@
-"""Hand-written forward and backward passes, one idea a file, each equal to its plain form."""
+"""Hand-written forward and backward passes, one idea per file, each equal to its plain form."""

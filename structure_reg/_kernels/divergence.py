@@ -1,4 +1,4 @@
-"""Divergences of tiles of probabilities, with their slope: what every STRUCTURE kernel ends in.
+"""Divergences of tiles of probabilities and their slopes: the last step of every STRUCTURE kernel.
 
 Given tiles p and q of row-stochastic matrices and a tile to write into, each function returns the
 divergence of every row and leaves q ∘ ∂D/∂q in the tile. That product is finite where ∂D/∂q, a
@@ -12,14 +12,14 @@ import math
 import torch
 from torch import Tensor
 
-# The authors' release adds this inside every logarithm, which is what bounds its divergence.
+# The authors' release adds this inside every logarithm; without it the divergence is unbounded.
 RELEASE_EPSILON = 1e-12
 
 
 def js_tile(p: Tensor, q: Tensor, q_slope: Tensor) -> Tensor:
     """JS of each row, ½ Σ_j [p log(p/m) + q log(q/m)]; its slope by q is ½ log(q/m)."""
-    # log(p/m) = log 2 - log(1 + q/p): nothing is lost when p and q are close. The quotient is
-    # finite, since the softmax tiles are kept from underflow.
+    # log(p/m) = log 2 - log(1 + q/p) keeps all digits when p and q are close. The quotient is
+    # finite, since the callers keep p and q away from zero.
     torch.div(q, p, out=q_slope).log1p_().neg_().add_(math.log(2)).mul_(p)
     rows = q_slope.sum(-1)
     torch.div(p, q, out=q_slope).log1p_().neg_().add_(math.log(2)).mul_(q).mul_(0.5)
@@ -32,10 +32,10 @@ def reverse_js_tile(p: Tensor, q: Tensor, q_slope: Tensor) -> Tensor:
     torch.add(p, RELEASE_EPSILON, out=q_slope)
     log_ratio = torch.add(q, RELEASE_EPSILON).mul_(q_slope).sqrt_()
     torch.add(m, RELEASE_EPSILON, out=q_slope)
-    # One logarithm for three, and the geometric mean of numbers above 1e-12 does not underflow.
+    # One logarithm instead of three; the geometric mean of numbers above 1e-12 does not underflow.
     torch.div(q_slope, log_ratio, out=log_ratio).log_()
     rows = torch.mul(m, log_ratio, out=q_slope).sum(-1)
-    # ∂/∂q = ½ log_ratio + ½ m [1/(m+ε) - 1/(q+ε)], whose bracket is (q-m) / ((m+ε)(q+ε)).
+    # ∂/∂q = ½ log_ratio + ½ m [1/(m+ε) - 1/(q+ε)], and the bracket is (q-m) / ((m+ε)(q+ε)).
     torch.sub(q, m, out=q_slope).mul_(m)
     q_slope.div_(m.add_(RELEASE_EPSILON)).div_(torch.add(q, RELEASE_EPSILON, out=m))
     q_slope.add_(log_ratio).mul_(q).mul_(0.5)
@@ -44,5 +44,5 @@ def reverse_js_tile(p: Tensor, q: Tensor, q_slope: Tensor) -> Tensor:
 
 DIVERGENCE_TILES = {"js": js_tile, "reverse_js": reverse_js_tile}
 
-# Tiles that each of them takes beside its three arguments.
+# Tiles that each function allocates in addition to its three arguments.
 EXTRA_TILES = {"js": 0, "reverse_js": 2}

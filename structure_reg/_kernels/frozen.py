@@ -1,39 +1,54 @@
-"""The frozen side of the term, made once: walks of every length, ready to be compared.
-
-A list [y, M_1, …, M_L] with Pˡ = M_l y on the right and divided by y on the left. Where the
-symmetric form is safe, M_l is symmetric; elsewhere y is 1 and M_l is the walk itself.
-"""
+"""The frozen side of the STRUCTURE term, prepared once: walks of every length."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from structure_reg._kernels.symmetric import (
+    commuting_product,
     dense_walk,
     exponents_fit,
-    symmetric_product,
     walk_tile,
 )
 
 
-def frozen_walks(X: Tensor, temperature: float, levels: int) -> list[Tensor]:
-    """Walks of 1 to L steps over centred unit rows X, (n, d0): y, (n,), and L times (n, n)."""
+class FrozenWalks(NamedTuple):
+    """Walks of 1 to L steps over the frozen rows, Pˡ = y⁻¹ M_l y.
+
+    Where the symmetric form is safe, M_l is symmetric; elsewhere y is 1 and M_l is the walk itself.
+    """
+
+    y: Tensor  # (n,)
+    powers: list[Tensor]  # M_1, …, M_L, (n, n) each
+
+    def rows(self, I: slice) -> Iterator[Tensor]:
+        """Rows I of P, P², …, Pᴸ, one matrix at a time."""
+        for M in self.powers:
+            yield walk_tile(M[I], self.y[I, None], self.y, torch.empty_like(M[I]))
+
+
+Frozen = Tensor | FrozenWalks
+"""The frozen side of a kernel: centred unit rows X, (n, d0), or the walks over them."""
+
+
+def frozen_walks(X: Tensor, temperature: float, levels: int) -> FrozenWalks:
+    """Walks over centred unit rows X, (n, d0)."""
+    product: Callable[[Tensor, Tensor], Tensor]
     if exponents_fit(X.dtype, temperature):
-        M, y = dense_walk(X, temperature)
-        product: Callable[[Tensor, Tensor], Tensor] = symmetric_product
+        (M, y), product = dense_walk(X, temperature), commuting_product
     else:
-        M, y = torch.softmax(X @ X.mT / temperature, -1), X.new_ones(len(X))
-        product = torch.matmul
+        M, y, product = dense_softmax(X, temperature), X.new_ones(len(X)), torch.matmul
     powers = [M]
     for _ in range(levels - 1):
         powers.append(product(powers[-1], M))
-    return [y, *powers]
+    return FrozenWalks(y, powers)
 
 
-def frozen_tile(P: list[Tensor], l: int, I: slice, out: Tensor) -> Tensor:
-    """Rows I of a walk of l steps."""
-    y, M_l = P[0], P[l]
-    return walk_tile(M_l[I], y[I, None], y, out)
+def dense_softmax(x: Tensor, temperature: float) -> Tensor:
+    """rowsoftmax(x xᵀ / τ), (n, n)."""
+    S = x @ x.mT
+    return torch.softmax(S.div_(temperature), -1)

@@ -1,12 +1,12 @@
 """SigLIP's pairs, judged in one pass over tiles of the logits Z = s X̂ Ŷᵀ + b.
 
-No pair waits for another, so value and gradient come out of the same tile:
+No pair depends on another, so one tile gives both value and gradient:
 
     ℓ_i = Σ_j log(1 + exp V_ij),   G_ij = -t_ij u_i σ(V_ij),   V_ij = -t_ij Z_ij
 
-for gradients u of the rows' losses. Under a mean or a sum u is one number, so the gradient is made
-in the forward pass, and only scaled afterwards: three products. Losses kept per row have u only in
-the backward pass, which makes Z again: four.
+for gradients u of the rows' losses. Under a mean or a sum, u is one number, so the forward pass
+computes the gradient and the backward pass only scales it: three products. If the losses are kept
+per row, u is known in the backward pass only, which recomputes Z: four products.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from structure_reg._precision import full_precision
 
 
 def negate_positives(V: Tensor, ids: Tensor | None, first: int, I: slice) -> None:
-    """V_ij *= -t_ij on tile I, whose first row's partner is column `first` + I.start."""
+    """V_ij *= -t_ij on tile I; the partner of its first row is column `first` + I.start."""
     if ids is None:
         V.diagonal(first + I.start).neg_()
     else:
@@ -33,17 +33,18 @@ def negate_positives(V: Tensor, ids: Tensor | None, first: int, I: slice) -> Non
 
 @torch.library.custom_op("structure_reg::siglip_rows", mutates_args=())
 def siglip_rows(
-    x: Tensor, y: Tensor, s: Tensor, b: Tensor, ids: Tensor | None, first: int, rows: int
+    x: Tensor, y: Tensor, scale_and_bias: Tensor, ids: Tensor | None, tiling: Sequence[int]
 ) -> Tensor:
-    """ℓ (n,) of x (n, d) at hand against all y (N, d), differentiable by x, y, s and b.
+    """ℓ (n,) of this process's x (n, d) against all y (N, d), differentiable by x, y, s and b.
 
-    Row `first` of y is the partner of the first row of x; `ids` (N,) belong to y. Computed in the
-    dtype of s, a tile of `rows` at a time.
+    `ids` (N,) belong to y. Everything is computed in the dtype of s and b, (2,).
     """
-    loss = s.new_empty(len(x))
+    s, b = scale_and_bias
+    first, height, _ = tiling
+    loss = scale_and_bias.new_empty(len(x))
     zero = torch.zeros_like(s)
     with full_precision(x.device):
-        logits = Logits(x, y, s, rows)
+        logits = Logits(x, y, s, height)
         for I, V, E in logits.tiles():
             logits.product(V).add_(b)
             negate_positives(V, ids, first, I)
@@ -56,21 +57,22 @@ def siglip_sum(
     u: Tensor,
     x: Tensor,
     y: Tensor,
-    s: Tensor,
-    b: Tensor,
+    scale_and_bias: Tensor,
     ids: Tensor | None,
-    first: int,
-    rows: int,
+    tiling: Sequence[int],
     needs: Sequence[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Σ_i u_i ℓ_i, and its gradient by x, y, s and b: empty for x and y if `needs` does not ask.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Σ_i u_i ℓ_i, and its gradient by x, y and (s, b).
 
-    The sum alone is differentiable.
+    The gradient by x and y is empty where `needs` does not ask for it. Only the sum is
+    differentiable.
     """
+    s, b = scale_and_bias
+    first, height, _ = tiling
     zero = torch.zeros_like(s)
     total, d_b = torch.zeros_like(s), torch.zeros_like(s)
     with full_precision(x.device):
-        logits = Logits(x, y, s, rows)
+        logits = Logits(x, y, s, height)
         gradient = LogitsGradient(logits, needs)
         for I, V, E in logits.tiles():
             logits.product(V).add_(b)
@@ -80,28 +82,36 @@ def siglip_sum(
             negate_positives(G, ids, first, I)
             d_b += G.sum(1).sum()
             gradient.add(I, G)
-        return total, *gradient.result(y.dtype), d_b
+        d_x, d_y, d_s = gradient.result(y.dtype)
+        return total, d_x, d_y, torch.stack([d_s, d_b])
 
 
 @siglip_rows.register_fake
-def _(x: Tensor, y: Tensor, s: Tensor, *rest: Any) -> Tensor:  # noqa: ARG001
-    return s.new_empty(x.shape[0])
+def _(x: Tensor, y: Tensor, scale_and_bias: Tensor, *_: Any) -> Tensor:  # noqa: ARG001
+    return scale_and_bias.new_empty(x.shape[0])
 
 
 @siglip_sum.register_fake
-def _(u: Tensor, x: Tensor, y: Tensor, s: Tensor, *rest: Any) -> tuple[Tensor, ...]:  # noqa: ARG001
-    return torch.empty_like(s), *empty_gradient(x, y, s, rest[-1]), torch.empty_like(s)
+def _(
+    u: Tensor,  # noqa: ARG001
+    x: Tensor,
+    y: Tensor,
+    scale_and_bias: Tensor,
+    *rest: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    total, d_scalars = scale_and_bias.new_empty(()), torch.empty_like(scale_and_bias)
+    return total, *empty_gradient(x, y, rest[-1]), d_scalars
 
 
 def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
-    *tensors, ctx.first, ctx.rows = inputs
+    *tensors, ctx.tiling = inputs
     ctx.save_for_backward(*tensors)
 
 
 def _rows_backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
     needs = ctx.needs_input_grad
-    _, *d = siglip_sum(u, *ctx.saved_tensors, ctx.first, ctx.rows, needs[:2])
-    return *(g if need else None for g, need in zip(d, needs, strict=False)), None, None, None
+    _, *d = siglip_sum(u, *ctx.saved_tensors, ctx.tiling, needs[:2])
+    return *(g if need else None for g, need in zip(d, needs, strict=False)), None, None
 
 
 def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ARG001
@@ -109,15 +119,14 @@ def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.save_for_backward(*output[1:])
 
 
-def _sum_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    grad, *second = grads
+def _sum_backward(ctx: Any, grad: Tensor | None, *second: Tensor | None) -> tuple[Any, ...]:
     if any(g is not None for g in second):
         raise no_second_derivative("siglip_loss", "inside a larger tile_budget")
     if grad is None:
-        return 9 * (None,)
-    needs = ctx.needs_input_grad[1:5]
+        return 7 * (None,)
+    needs = ctx.needs_input_grad[1:4]
     d = (grad * g if need else None for g, need in zip(ctx.saved_tensors, needs, strict=True))
-    return None, *d, *4 * [None]
+    return None, *d, None, None, None
 
 
 siglip_rows.register_autograd(_rows_backward, setup_context=_save_inputs)

@@ -1,68 +1,95 @@
-"""The hand-written STRUCTURE term as one opaque operator: what autograd and torch.compile see."""
+"""The hand-written STRUCTURE term as one opaque operator, for autograd and torch.compile."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from structure_reg._kernels._checks import no_second_derivative
+from structure_reg._kernels.frozen import Frozen, FrozenWalks
 from structure_reg._kernels.neighbours import neighbour_rows
+from structure_reg._kernels.options import WalkOptions
 from structure_reg._kernels.powers import power_rows
 from structure_reg._kernels.symmetric import exponents_fit
 from structure_reg._kernels.triangle import triangle_rows, triangles_fit
 from structure_reg._kernels.walks import walk_rows
 
 
-@torch.library.custom_op("structure_reg::structure_rows", mutates_args=())
 def structure_rows(
-    P: list[Tensor],
+    frozen: Frozen, A: Tensor, rows: slice, options: WalkOptions, *, uniform: bool
+) -> Tensor:
+    """R_i for i in rows, differentiable once by A.
+
+    `uniform` promises that the backward pass weights all rows alike, as a mean or a sum does. The
+    gradient is then computed along with the rows, while the tiles are in memory, and only its
+    (n, d) numbers are kept. Otherwise the backward pass runs the operator again, with the weights
+    that it is given.
+    """
+    gradient = uniform and A.requires_grad and torch.is_grad_enabled()
+    bounds = [rows.start, rows.stop]
+    R: Tensor = structure_operator(pack(frozen), A, None, bounds, *options, gradient)[0]
+    return R
+
+
+def pack(frozen: Frozen) -> list[Tensor]:
+    """The frozen side as a list, because operators take no records."""
+    return [frozen.y, *frozen.powers] if isinstance(frozen, FrozenWalks) else [frozen]
+
+
+def unpack(tensors: list[Tensor]) -> Frozen:
+    first, *powers = tensors
+    return FrozenWalks(first, powers) if powers else first
+
+
+@torch.library.custom_op("structure_reg::structure_rows", mutates_args=())
+def structure_operator(
+    frozen: list[Tensor],
     A: Tensor,
-    first: int,
-    count: int,
+    weights: Tensor | None,
+    bounds: Sequence[int],
     temperature: float,
     levels: int,
     divergence: str,
-    weights: Tensor | None,
-    uniform: bool,  # noqa: ARG001 - for the backward pass
     gradient: bool,
 ) -> tuple[Tensor, Tensor]:
-    """`count` rows of the term from row `first` on, and the gradient by A of their weighted sum.
+    """R_i for the rows within `bounds`, and the gradient of their weighted sum by A.
 
-    P is [X], centred unit rows, or what :func:`frozen_walks` made of them.
-
-    The gradient is made with the rows, where the tiles are at hand, so that only (n, d) is kept for
-    the backward pass; it is empty unless asked for. `uniform` promises that every row will be
-    weighted alike in the backward pass, as by a mean or a sum: otherwise the backward pass runs the
-    operator again with the weights that it is given.
+    The weights are 1 unless given. The gradient is empty unless asked for.
     """
+    rows, options = range(*bounds), WalkOptions(temperature, levels, divergence)
     if weights is None:
-        weights = A.new_ones(count)
-    rows = range(first, first + count)
-    tail = (divergence, weights / levels, gradient)
-    symmetric = len(rows) == len(A) and exponents_fit(A.dtype, temperature)
-    if levels > 1 and symmetric:
-        D, dA = power_rows(P, A, temperature, levels, *tail)
-    elif levels > 1:
-        D, dA = walk_rows(P, A, rows, temperature, levels, *tail)
-    elif symmetric and triangles_fit(A, divergence):
-        D, dA = triangle_rows(P, A, temperature, *tail)
-    else:
-        D, dA = neighbour_rows(P, A, rows, temperature, *tail)
+        weights = A.new_ones(len(rows))
+    D, dA = unscaled_rows(unpack(frozen), A, rows, options, weights / levels, gradient)
     return D / levels, A.new_empty(0) if dA is None else dA
 
 
-@structure_rows.register_fake
+def unscaled_rows(
+    frozen: Frozen, A: Tensor, rows: range, options: WalkOptions, weights: Tensor, gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    """L R_i and the gradient, from the fastest kernel that applies."""
+    symmetric = len(rows) == len(A) and exponents_fit(A.dtype, options.temperature)
+    if options.levels > 1 and symmetric:
+        return power_rows(frozen, A, options, weights, gradient)
+    if options.levels > 1:
+        return walk_rows(frozen, A, rows, options, weights, gradient)
+    if symmetric and triangles_fit(A, options.divergence):
+        return triangle_rows(frozen, A, options, weights, gradient)
+    return neighbour_rows(frozen, A, rows, options, weights, gradient)
+
+
+@structure_operator.register_fake
 def _(*arguments: Any) -> tuple[Tensor, Tensor]:
-    _, A, _, count, *_, gradient = arguments
-    return A.new_empty(count), A.new_empty(A.shape if gradient else 0)
+    _, A, _, (start, stop), *_, gradient = arguments
+    return A.new_empty(stop - start), A.new_empty(A.shape if gradient else 0)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    P, A, *ctx.options, _, ctx.uniform, _ = inputs
-    ctx.none_of_P = [None] * len(P)
-    ctx.save_for_backward(*((output[1],) if ctx.uniform else (A, *P)))
+    frozen, A, _, *ctx.options, ctx.has_gradient = inputs
+    ctx.frozen_gradient = [None] * len(frozen)
+    ctx.save_for_backward(*((output[1],) if ctx.has_gradient else (A, *frozen)))
     ctx.set_materialize_grads(False)
 
 
@@ -71,13 +98,13 @@ def _backward(ctx: Any, d_rows: Tensor | None, d_dA: Tensor | None) -> tuple[Any
         raise no_second_derivative("structure_loss", "inside torch.func")
     if d_rows is None:
         dA = None
-    elif ctx.uniform:
+    elif ctx.has_gradient:
         (dA,) = ctx.saved_tensors
         dA = dA * d_rows[0]
     else:
-        A, *P = ctx.saved_tensors
-        _, dA = structure_rows(P, A, *ctx.options, d_rows, False, True)
-    return ctx.none_of_P, dA, *(None,) * 8
+        A, *frozen = ctx.saved_tensors
+        _, dA = structure_operator(frozen, A, d_rows, *ctx.options, True)
+    return ctx.frozen_gradient, dA, *(None,) * 6
 
 
-structure_rows.register_autograd(_backward, setup_context=_save)
+structure_operator.register_autograd(_backward, setup_context=_save)

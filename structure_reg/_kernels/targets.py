@@ -1,4 +1,4 @@
-"""CLIP's targets T for a tile of logits: what they select, and their share of its gradient."""
+"""CLIP's targets T for a tile of logits: the sums that they select, and their gradient."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Targets(NamedTuple):
     """T_ij = 1/k_j where rows i and j share an id, or I; then `label_smoothing` over all N."""
 
     shared: tuple[Tensor, Tensor] | None  # ids of the columns and their k, both (N,)
-    first: int  # the column that is the partner of the first row at hand
+    first: int  # the column that is the partner of this process's first row
     label_smoothing: float
 
     def sums(self, Z: Tensor, start: int) -> tuple[Tensor, Tensor]:
@@ -32,24 +32,25 @@ class Targets(NamedTuple):
 
     def add_gradient(self, G: Tensor, start: int, rows: Tensor, columns: Tensor) -> None:
         """G_ij += T_ij (rows_i + columns_j), the gradient of both sums."""
-        kept = 1 - self.label_smoothing
+        unsmoothed = 1 - self.label_smoothing
         if self.shared is None:
             partners = self.first + start
-            G.diagonal(partners).add_(rows + columns[partners : partners + len(G)], alpha=kept)
+            partner_columns = columns[partners : partners + len(G)]
+            G.diagonal(partners).add_(rows + partner_columns, alpha=unsmoothed)
         else:
             both = rows[:, None] + columns
-            G.addcmul_(self.tile(*self.shared, G, start), both, value=kept)
+            G.addcmul_(self.tile(*self.shared, G, start), both, value=unsmoothed)
         if self.label_smoothing:
             spread = self.label_smoothing / G.shape[1]
             G.add_(rows[:, None], alpha=spread).add_(columns, alpha=spread)
 
     def tile(self, ids: Tensor, k: Tensor, like: Tensor, start: int) -> Tensor:
-        own = ids[self.first + start : self.first + start + len(like), None]
-        return (own == ids).to(like.dtype).div_(k)  # (B, N)
+        row_ids = ids[self.first + start : self.first + start + len(like), None]
+        return (row_ids == ids).to(like.dtype).div_(k)  # (B, N)
 
 
 def targets(ids: Tensor | None, first: int, label_smoothing: float) -> Targets:
-    """Targets with their counts, found by sorting: no (N, N) matrix, no wait for a GPU."""
+    """Targets with their counts k, found by sorting: no (N, N) matrix, no GPU synchronisation."""
     if ids is None:
         return Targets(None, first, label_smoothing)
     ordered = ids.sort().values

@@ -1,4 +1,4 @@
-"""Whether a function transform is looking: hand-written backward passes are opaque to it."""
+"""Whether a function transform is active: hand-written backward passes are opaque to transforms."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.autograd import forward_ad
 
 
 def transformed(x: Tensor) -> bool:
-    """Inside torch.func (vmap, grad, jvp, hessian, ...), or a dual number of forward mode."""
+    """Whether torch.func (vmap, grad, jvp, hessian, ...) is active, or x is a forward-mode dual."""
     if torch._C._are_functorch_transforms_active():
         return True
     if torch.compiler.is_compiling():

@@ -1,1 +1,1 @@
-"""What to minimise: differentiable, lower is better, one idea a file, function and module in it."""
+"""What to minimise: differentiable losses, lower is better; function and module share one file."""

@@ -1,4 +1,4 @@
-"""Every error of the losses, in the voice of :mod:`structure_reg._checks`."""
+"""The errors of the losses, worded as in :mod:`structure_reg._checks`."""
 
 from __future__ import annotations
 
@@ -10,22 +10,14 @@ from torch import Tensor
 from structure_reg._checks import (
     check_device,
     check_float_tensor,
+    check_group,
+    check_ids,
     check_number,
     check_paired,
     check_same_width,
 )
-
-
-def check_scalar(function: str, name: str, value: Any) -> None:
-    """Accept a finite number, or a floating tensor of one element, whose value is not read."""
-    if isinstance(value, Tensor):
-        check_float_tensor(function, name, value)
-        if value.numel() != 1:
-            raise ValueError(
-                f"{function}: expected {name} to have one element, got shape {tuple(value.shape)}"
-            )
-    else:
-        check_number(function, name, value)
+from structure_reg._distributed import check_even, least_rows
+from structure_reg._kernels.options import WalkOptions
 
 
 def check_square(function: str, name: str, x: Tensor) -> None:
@@ -34,7 +26,7 @@ def check_square(function: str, name: str, x: Tensor) -> None:
 
 
 def check_same_shape(function: str, **tensors: Any) -> None:
-    """Refuse tensors of different shapes or devices, or without a last axis."""
+    """Refuse anything but floating tensors of one shape (..., n) on one device."""
     for name, x in tensors.items():
         check_float_tensor(function, name, x)
     names = " and ".join(tensors)
@@ -45,33 +37,35 @@ def check_same_shape(function: str, **tensors: Any) -> None:
     check_device(function, names, *tensors.values())
 
 
-def check_group(function: str, group: Any) -> None:
-    """Refuse what is not a process group that this process belongs to; None means no group."""
-    if group is None:
-        return
-    available = torch.distributed.is_available()
-    if not (available and isinstance(group, torch.distributed.ProcessGroup)):
-        raise TypeError(
-            f"{function}: expected group to be a torch.distributed.ProcessGroup that this process "
-            f"belongs to, got {type(group).__name__}"
-        )
+def check_scalar(function: str, name: str, value: Any) -> None:
+    """Refuse anything but a finite number or a floating tensor of one element (value not read)."""
+    if isinstance(value, Tensor):
+        check_float_tensor(function, name, value)
+        if value.numel() != 1:
+            raise ValueError(
+                f"{function}: expected {name} to have one element, got shape {tuple(value.shape)}"
+            )
+    else:
+        check_number(function, name, value)
 
 
-def no_temperature(function: str, perplexity: float, nearest: float) -> ValueError:
-    return ValueError(
-        f"{function}: expected rows that some temperature gives a perplexity of {perplexity:g}, "
-        f"got rows whose nearest is {nearest:g}, because too many of them are equal"
-    )
+def check_pairs(function: str, x: Any, y: Any, ids: Any, group: Any) -> None:
+    """Refuse features, ids or a group that a contrastive loss cannot use together."""
+    check_group(function, group)
+    check_paired(function, rows=least_rows(group), x=x, y=y)
+    check_same_width(function, x=x, y=y)
+    check_ids(function, ids, x)
+    check_even(function, group, x=x, y=y, ids=ids)
 
 
 def check_anchors(function: str, anchors: Any, **features: Any) -> None:
-    """Refuse anchors that are not two paired tensors as wide as the features beside them."""
+    """Refuse anchors that are not a pair of tensors with equal rows, as wide as the features."""
     if anchors is None:
         return
     if not isinstance(features["frozen"], Tensor):
-        raise ValueError(  # noqa: TRY004 - of two arguments that fight, neither is of a wrong kind
-            f"{function}: expected anchors=None beside prepared frozen features, got anchors; "
-            "prepare the two together"
+        raise ValueError(  # noqa: TRY004 - the two arguments conflict, neither has a wrong kind
+            f"{function}: expected anchors=None with a FrozenStructure, got anchors; prepare the "
+            "FrozenStructure from the batch and the anchors together"
         )
     if not isinstance(anchors, tuple) or len(anchors) != 2:
         raise TypeError(
@@ -86,25 +80,35 @@ def check_anchors(function: str, anchors: Any, **features: Any) -> None:
 
 
 def check_prepared(
-    function: str, prepared: Any, aligned: Tensor, temperature: float, levels: int, centering: str
+    function: str, prepared: Any, aligned: Tensor, options: WalkOptions, centering: str
 ) -> None:
-    """Refuse a FrozenStructure of other options, rows, device or dtype than the call's."""
-    options = {"temperature": temperature, "levels": levels, "centering": centering}
-    for name, value in options.items():
-        made_with = getattr(prepared, name)
-        if value != made_with:
+    """Refuse a FrozenStructure whose options, rows, device or dtype do not fit the call."""
+    for name, value in (
+        ("temperature", options.temperature),
+        ("levels", options.levels),
+        ("centering", centering),
+    ):
+        expected = getattr(prepared, name)
+        if value != expected:
             raise ValueError(
-                f"{function}: expected {name}={made_with!r}, as frozen was prepared, got {value!r}"
+                f"{function}: expected {name}={expected!r}, as frozen was prepared, got {value!r}"
             )
     if len(aligned) != len(prepared):
         raise ValueError(
             f"{function}: expected frozen and aligned with the same number of rows, "
             f"got {len(prepared)} and {len(aligned)}"
         )
-    check_device(function, "frozen and aligned", prepared.walks[0], aligned)
-    dtype = prepared.walks[0].dtype
-    if torch.promote_types(dtype, aligned.dtype) != dtype:
+    y = prepared.walks.y
+    check_device(function, "frozen and aligned", y, aligned)
+    if torch.promote_types(y.dtype, aligned.dtype) != y.dtype:
         raise TypeError(
-            f"{function}: expected aligned no wider than the {dtype} that frozen was prepared in, "
-            f"got {aligned.dtype}"
+            f"{function}: expected aligned no wider than the {y.dtype} that frozen was prepared "
+            f"in, got {aligned.dtype}"
         )
+
+
+def no_temperature(function: str, perplexity: float, nearest: float) -> ValueError:
+    return ValueError(
+        f"{function}: expected rows that some temperature gives a perplexity of {perplexity:g}, "
+        f"got rows whose nearest is {nearest:g}, because too many of them are equal"
+    )

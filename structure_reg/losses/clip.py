@@ -1,6 +1,6 @@
-"""CLIP's symmetric softmax loss, with rows that share an id as positives of each other.
+"""CLIP's symmetric softmax loss; rows that share an id are positives of each other.
 
-:func:`clip_loss` is the formula, :class:`ClipLoss` its module twin.
+:func:`clip_loss` is the formula, :class:`ClipLoss` the module with the same options.
 """
 
 from __future__ import annotations
@@ -10,82 +10,69 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from structure_reg._checks import (
-    check_choice,
-    check_ids,
-    check_number,
-    check_paired,
-    check_same_width,
-)
-from structure_reg._distributed import (
-    check_even,
-    exchange,
-    gather_ids,
-    gather_rows,
-    own_rows,
-    processes,
-)
+from structure_reg._checks import check_choice, check_group, check_number
+from structure_reg._distributed import exchange, gather_ids, gather_rows, own_rows, processes
 from structure_reg._gram import unit_rows
 from structure_reg._kernels.clip_tiles import Statistics, clip_statistics
-from structure_reg._precision import (
-    full_precision,
-    promote,
-    result_dtype,
-    scalar_like,
-    scalar_tensor,
-)
+from structure_reg._kernels.logits import Tiling
+from structure_reg._precision import full_precision, promote, result_dtype, scalar_tensor
 from structure_reg._reduce import REDUCTIONS, reduce_rows
-from structure_reg._tiles import fits, tile_rows
-from structure_reg.losses._checks import check_group, check_scalar
+from structure_reg._tiles import TILE_ROWS, fits, tile_rows
+from structure_reg.losses._checks import check_pairs, check_scalar
 
-# In matrices of n² float32: with the default budget, below 724 rows the plain form is the faster.
-PLAIN = 32
-# Taller tiles are no faster, and leave the cache of a CPU.
-TILE_ROWS = 512
+LOGIT_SCALE = 1 / 0.07
+"""Inverse temperature at which CLIP starts."""
+MAX_LOGIT_SCALE = 100.0
+"""Largest inverse temperature that CLIP's training allows."""
+
+# The plain form is faster while this many (n, n) matrices of float32 fit the tile budget: with the
+# default budget, below 724 rows.
+PLAIN_MATRICES = 32
 
 
 def clip_loss(
     x: Tensor,
     y: Tensor,
-    logit_scale: float | Tensor = 1 / 0.07,
+    logit_scale: float | Tensor = LOGIT_SCALE,
     *,
     ids: Tensor | None = None,
     label_smoothing: float = 0.0,
     reduction: str = "mean",
     group: Any = None,
 ) -> Tensor:
-    r"""Cross-entropy of finding each row's partner among all rows, both ways.
+    r"""Compute the cross-entropy of finding each row's partner among all rows, in both directions.
 
     .. math::
         Z &= s \, \hat X \hat Y^\top \\
         \ell_i &= \tfrac12 \Bigl[ \log \sum_j e^{Z_{ij}} - \sum_j T_{ij} Z_{ij} \Bigr]
                 + \tfrac12 \Bigl[ \log \sum_j e^{Z_{ji}} - \sum_j T_{ij} Z_{ji} \Bigr]
 
-    with unit rows :math:`\hat X`, :math:`\hat Y` and targets :math:`T = I`, or 1/k on the k rows
-    that share an id.
+    with unit rows :math:`\hat X`, :math:`\hat Y` and targets :math:`T = I`, or :math:`T_{ij} = 1/k`
+    where rows i and j are two of the k rows that share an id.
 
     Parameters
     ----------
     x, y : Tensor of shape (n, d)
-        Paired features, n >= 2; row i of `x` belongs to row i of `y`. Their length does not
-        matter: rows are normalised here.
+        Paired features, n >= 2; row i of `x` belongs to row i of `y`. The loss scales rows to unit
+        length itself.
     logit_scale : float or Tensor of one element
-        :math:`s = 1/\tau`, exponentiated already as open_clip passes it; a tensor gets a gradient.
+        Inverse temperature :math:`s = 1/\tau` itself, not its logarithm, as in open_clip. A tensor
+        receives a gradient.
     ids : Tensor of shape (n,), optional
-        Integers; rows that share one are positives of each other. Several captions of one image
-        are false negatives without it.
+        Integer ids; rows that share one are positives of each other. Without ids, several captions
+        of one image are false negatives.
     label_smoothing : float
-        In [0, 1): the share of each target that is spread over all n rows.
+        Share of each target that is spread evenly over all n rows, in [0, 1).
     reduction : {"mean", "sum", "none"}
-        Over the n pairs.
+        Reduction over the n pairs.
     group : torch.distributed.ProcessGroup, optional
-        None: the batch is this process's rows. Otherwise it is the rows of all processes in the
-        group, the same number on each.
+        Process group whose rows together form the batch, the same number on each process. None: the
+        batch is this process's rows.
 
     Returns
     -------
     Tensor of shape (), or (n,) with ``reduction="none"``
-        At least 0, in nats; log n when nothing is told apart; lower is better; float32, or float64
+        Loss in nats, at least 0, lower is better; log n if all rows look alike. float32, or float64
         if a feature tensor is.
 
     Raises
@@ -97,27 +84,27 @@ def clip_loss(
 
     See Also
     --------
-    siglip_loss : Each pair judged alone, without a softmax over the batch.
+    siglip_loss : A loss that judges each pair alone, without a softmax over the batch.
 
     Notes
     -----
-    Above 724 rows the matrix of logits is made and differentiated in tiles that fit
-    :func:`tile_budget`: memory grows with n d, and four products of n² d suffice instead of six.
-    That form is differentiated once; the plain form of small batches, or of a larger budget, any
-    number of times, and by `torch.func`.
+    Above 724 rows, the logits are computed and differentiated in tiles that fit
+    :func:`tile_budget`: memory grows with n d, and four products of n² d operations replace six.
+    The tiled form can be differentiated once. The plain form, used for smaller batches or under a
+    larger budget, can be differentiated any number of times, and by `torch.func`.
 
-    With a group, each process matches its own rows of `x` to all rows of `y`, and calls backward
-    on the value it gets: the mean over the rows of all processes, or with "none" the losses of its
-    own rows, of which it takes the mean. After the mean of `DistributedDataParallel` every
-    gradient, that of `logit_scale` included, is the one of a single process with the whole batch.
-    A batch that is smaller on one process raises on all; only a compiled graph, which cannot look,
-    needs ``drop_last=True``. Where "nccl" is the group's only backend, looking costs a wait for the
-    GPU; ``init_process_group()`` brings "gloo" for the host along.
+    With a group, each process matches its own rows of `x` to all rows of `y` and calls backward on
+    its own result: the mean over the rows of all processes or, with "none", the mean of its own
+    rows' losses. After `DistributedDataParallel` has averaged them, all gradients, including that
+    of `logit_scale`, equal those of a single process with the whole batch. If one process has a
+    smaller batch, all processes raise an error; a compiled graph cannot check this and needs
+    ``drop_last=True``. If "nccl" is the group's only backend, the check waits for the GPU;
+    ``init_process_group()`` sets up "gloo" for the host as well.
 
-    open_clip gathers without gradient unless told ``--gather-with-grad``: its encoders get one
-    W-th of the gradient, its `logit_scale` all of it. Its recipes carry over to W processes with
-    ``x.register_hook(lambda grad: grad / W)``, and the same for `y`, before the call; a second loss
-    on the encoders is then W times as strong beside this one.
+    open_clip gathers without gradient unless it runs with ``--gather-with-grad``: its encoders
+    receive 1/W of the gradient, its `logit_scale` all of it. To transfer its recipes to W
+    processes, call ``x.register_hook(lambda grad: grad / W)``, and the same for `y`, before the
+    loss; relative to this one, a second loss on the encoders then weighs W times as much.
 
     References
     ----------
@@ -126,13 +113,13 @@ def clip_loss(
 
     Examples
     --------
-    Features that tell nothing apart cost log n:
+    If all features are equal, the loss is log n:
 
     >>> x = torch.ones(8, 4)
     >>> clip_loss(x, x), torch.tensor(8.0).log()
     (tensor(2.0794), tensor(2.0794))
 
-    Two captions of one image may change places when they share an id:
+    Two captions of one image can be swapped if they share an id:
 
     >>> x, ids = torch.eye(3), torch.tensor([7, 7, 3])
     >>> swapped = x[[1, 0, 2]]
@@ -141,33 +128,25 @@ def clip_loss(
     >>> clip_loss(x, x, ids=ids), clip_loss(x, swapped, ids=ids)
     (tensor(4.7619), tensor(4.7619))
     """
-    check_group("clip_loss", group)
-    # An empty last batch has to reach check_even, where the other processes wait for it.
-    check_paired("clip_loss", rows=2 if group is None else 0, x=x, y=y)
-    check_same_width("clip_loss", x=x, y=y)
     check_scalar("clip_loss", "logit_scale", logit_scale)
-    check_ids("clip_loss", ids, x)
     check_clip_options("clip_loss", label_smoothing, reduction)
-    check_even("clip_loss", group, x=x, y=y, ids=ids)
+    check_pairs("clip_loss", x, y, ids, group)
     with full_precision(x.device):
-        if group is None and fits(PLAIN * 4 * len(x) ** 2):
-            rows = plain_rows(x, y, logit_scale, ids, label_smoothing)
+        s = scalar_tensor(logit_scale, result_dtype(x, y), x.device)
+        if group is None and fits(PLAIN_MATRICES * 4 * len(x) ** 2):
+            rows = plain_rows(x, y, s, ids, label_smoothing)
         else:
-            rows = tiled_rows(x, y, logit_scale, ids, label_smoothing, group)
+            rows = tiled_rows(x, y, s, ids, label_smoothing, group)
         return reduce_rows(rows, reduction, group)
 
 
 def plain_rows(
-    x: Tensor,
-    y: Tensor,
-    logit_scale: float | Tensor,
-    ids: Tensor | None,
-    label_smoothing: float,
+    x: Tensor, y: Tensor, s: Tensor, ids: Tensor | None, label_smoothing: float
 ) -> Tensor:
-    """The formula as it stands, differentiable any number of times; (n,)."""
+    """ℓ_i as the formula is written, differentiable any number of times; (n,)."""
     x, y = promote(x, y)
-    Z = scalar_like(logit_scale, x) * (unit_rows(x) @ unit_rows(y).mT)  # (n, n)
-    log_p, log_q = Z.log_softmax(1), Z.mT.log_softmax(1)  # of x to y, and of y to x
+    Z = s * (unit_rows(x) @ unit_rows(y).mT)  # (n, n)
+    log_p, log_q = Z.log_softmax(1), Z.mT.log_softmax(1)  # from x to y, and from y to x
     if ids is None:
         x_to_y, y_to_x = log_p.diagonal(), log_q.diagonal()
     else:
@@ -181,34 +160,35 @@ def plain_rows(
 
 
 def tiled_rows(
-    x: Tensor,
-    y: Tensor,
-    logit_scale: float | Tensor,
-    ids: Tensor | None,
-    label_smoothing: float,
-    group: Any,
+    x: Tensor, y: Tensor, s: Tensor, ids: Tensor | None, label_smoothing: float, group: Any
 ) -> Tensor:
-    """The same rows from tiles of Z: this process's x against the y of all, one matrix for both.
-
-    A column's softmax is spread over processes, each holding the part of its own rows: the parts
-    of a process's own columns are sent to it, 3 n numbers in place of all of x.
-    """
-    n, W = len(x), processes(group)
+    """ℓ_i from tiles of Z, this process's x against the y of all processes; (n,)."""
+    n = len(x)
     y, ids = gather_rows(y, group), gather_ids(ids, group)  # (N, d), (N,)
-    dtype = result_dtype(x, y)
-    s = scalar_tensor(logit_scale, dtype, x.device)
-    row = len(y) * dtype.itemsize  # bytes of a row of Z
-    tiles = 2 if ids is None else 4
-    rows = min(n, TILE_ROWS, tile_rows(tiles * row))
-    keep = min(n, max(0, tile_rows(row) - tiles * rows) // rows * rows)
-    first = own_rows(n, group).start
-    out = Statistics(*clip_statistics(x, y, s, ids, first, float(label_smoothing), rows, keep))
-    columns = torch.stack([out.column_shift, out.column_log, out.column_target])  # (3, N)
-    of_own = exchange(columns.reshape(3, W, n).movedim(1, 0), group)  # (W, 3, n)
-    shift, log, target = of_own.unbind(1)  # (W, n)
+    tiling = list(tiling_of(n, len(y) * s.dtype.itemsize, 2 if ids is None else 4, group))
+    out = Statistics(*clip_statistics(x, y, s, ids, float(label_smoothing), tiling))
+    return (out.row_loss + column_loss(out, n, group)) / 2
+
+
+def tiling_of(n: int, row_bytes: int, tiles: int, group: Any) -> Tiling:
+    """Tiles of Z, of which `tiles` exist at one time; the rest of the budget keeps rows of Z."""
+    height = min(n, TILE_ROWS, tile_rows(tiles * row_bytes))
+    spare = max(0, tile_rows(row_bytes) - tiles * height)
+    return Tiling(own_rows(n, group).start, height, min(n, spare // height * height))
+
+
+def column_loss(out: Statistics, n: int, group: Any) -> Tensor:
+    """log Σ_j exp Z_ji - Σ_j T_ij Z_ji of this process's n columns i; (n,).
+
+    The rows of a column are spread over the processes. Each sends its sums over them to the process
+    that owns the column: 3 n numbers instead of all of x.
+    """
+    W = processes(group)
+    columns = torch.cat([out.column_shift[None], out.columns])  # (3, N)
+    own_columns = exchange(columns.reshape(3, W, n).movedim(1, 0), group)  # (W, 3, n)
+    shift, log, target = own_columns.unbind(1)  # (W, n)
     top = shift.amax(0)
-    column_loss = (log + (shift - top)).logsumexp(0) + (top - target.sum(0))  # (n,)
-    return (out.row_loss + column_loss) / 2
+    return (log + (shift - top)).logsumexp(0) + (top - target.sum(0))
 
 
 def check_clip_options(function: str, label_smoothing: float, reduction: str) -> None:
@@ -217,17 +197,17 @@ def check_clip_options(function: str, label_smoothing: float, reduction: str) ->
 
 
 class ClipLoss(nn.Module):
-    """:func:`clip_loss` as a module: the options at construction, features and scale in the call.
+    """:func:`clip_loss` as a module: options at construction, features and scale in the call.
 
     Parameters
     ----------
     label_smoothing, reduction, group
-        As in :func:`clip_loss`.
+        Options of :func:`clip_loss`.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`clip_loss`, for an option, at construction.
+        At construction, if :func:`clip_loss` would raise it for an option.
 
     Examples
     --------
@@ -255,11 +235,11 @@ class ClipLoss(nn.Module):
         self,
         x: Tensor,
         y: Tensor,
-        logit_scale: float | Tensor = 1 / 0.07,
+        logit_scale: float | Tensor = LOGIT_SCALE,
         *,
         ids: Tensor | None = None,
     ) -> Tensor:
-        """Return :func:`clip_loss` of the pairs at this scale."""
+        """Return :func:`clip_loss` of the pairs with this scale."""
         return clip_loss(
             x,
             y,

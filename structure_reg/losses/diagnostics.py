@@ -1,4 +1,4 @@
-"""What to look at beside a STRUCTURE value: neighbours seen, and whether the head collapsed."""
+"""What to monitor along with a STRUCTURE loss: effective neighbours, and collapse of the head."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from structure_reg.losses.transition import CENTERINGS, cosine_kernel, log_trans
 
 
 class StructureDiagnostics(NamedTuple):
-    """Six 0-d tensors that :func:`structure_diagnostics` returns, printed as a short table.
+    """Result of :func:`structure_diagnostics`: six 0-d tensors, printed as a short table.
 
     Parameters
     ----------
     frozen_self_mass, aligned_self_mass : Tensor
-        Mean of the diagonal of the transition matrix, in [0, 1]. Near 1 a row sees only itself:
+        Mean of the diagonal of the transition matrix, in [0, 1]. Near 1, each row sees only itself:
         raise the temperature.
     frozen_perplexity, aligned_perplexity : Tensor
-        Rows that a row sees, itself included: exp of the mean row entropy, in [1, n]. Near n all
-        rows look alike: lower the temperature.
+        Effective number of neighbours of a row, including itself: exp of the mean row entropy, in
+        [1, n]. Near n, all rows look alike: lower the temperature.
     aligned_mean_cosine : Tensor
-        Mean cosine of two different rows of `aligned`, at most 1. At 1 the head has collapsed to a
-        point, where the loss has no gradient.
+        Mean cosine of two different rows of `aligned`, at most 1. At 1, the head has collapsed to
+        one point, where the loss has no gradient.
     aligned_participation_ratio : Tensor
-        Directions that carry the variance of `aligned`, :math:`(\\sum \\lambda)^2 / \\sum
-        \\lambda^2` over the eigenvalues of its covariance; at most min(n - 1, d), 0 when collapsed.
+        Effective number of directions that carry the variance of `aligned`,
+        :math:`(\\sum \\lambda)^2 / \\sum \\lambda^2` over the eigenvalues of its covariance. It is
+        at most min(n - 1, d), and 0 after a collapse.
     """
 
     frozen_self_mass: Tensor
@@ -53,7 +54,7 @@ class StructureDiagnostics(NamedTuple):
 def structure_diagnostics(
     frozen: Tensor, aligned: Tensor, *, temperature: float = 0.05, centering: str = "after"
 ) -> StructureDiagnostics:
-    r"""Measure how many neighbours the loss sees on each side, and whether `aligned` collapsed.
+    r"""Measure the effective neighbours on each side, and whether `aligned` has collapsed.
 
     Parameters
     ----------
@@ -62,15 +63,14 @@ def structure_diagnostics(
     aligned : Tensor of shape (n, d)
         The same samples after the head.
     temperature : float
-        :math:`\tau > 0`, as in :func:`structure_loss`.
+        Temperature :math:`\tau > 0` of :func:`structure_loss`.
     centering : {"after", "before", "none"}
-        As in :func:`structure_loss`.
+        Option of :func:`structure_loss`.
 
     Returns
     -------
     StructureDiagnostics
-        Six 0-d tensors, float32 or float64, without gradient; nothing waits for a GPU until they
-        are printed.
+        Six 0-d tensors, float32 or float64, without gradient. Only printing them waits for a GPU.
 
     Raises
     ------
@@ -81,16 +81,16 @@ def structure_diagnostics(
 
     See Also
     --------
-    temperature_for_perplexity : The temperature for a wanted perplexity.
+    temperature_for_perplexity : Temperature for a given perplexity.
 
     References
     ----------
-    Collapse as the head's mean cosine: Gao et al., "Representation Degeneration Problem in Training
+    Mean cosine as a sign of collapse: Gao et al., "Representation Degeneration Problem in Training
     Natural Language Generation Models", ICLR 2019, arXiv 1907.12009.
 
     Examples
     --------
-    At the published temperature, unrelated directions see themselves alone:
+    At the published temperature, orthogonal rows see only themselves:
 
     >>> print(structure_diagnostics(torch.eye(100), torch.ones(100, 3)))
                             frozen   aligned
@@ -113,7 +113,7 @@ def structure_diagnostics(
     cosines = cosine_kernel(aligned, centering="none")
     K = cosine_kernel(aligned)  # centred: its trace is the variance
     trace, squares = K.diagonal().sum(), K.square().sum()
-    # Below the rounding of n unit rows there is no variance left to count directions in.
+    # A variance below the rounding of n unit rows has no directions to count.
     collapsed = trace <= n * torch.finfo(K.dtype).eps ** 2
     return StructureDiagnostics(
         self_mass["frozen"],

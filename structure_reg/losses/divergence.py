@@ -1,4 +1,4 @@
-"""How far two rows of probabilities are apart: the paper's divergence and the release's."""
+"""Divergences of two rows of probabilities: the paper's, and that of the authors' released code."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from structure_reg.losses._checks import check_same_shape
 
 
 def js_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    r"""Jensen-Shannon divergence of each row, in nats.
+    r"""Compute the Jensen-Shannon divergence of each row, in nats.
 
     .. math:: \mathrm{JS}(p, q) = \tfrac12 \sum_j p_j \log \frac{p_j}{m_j}
               + \tfrac12 \sum_j q_j \log \frac{q_j}{m_j}, \qquad m = \tfrac12 (p + q)
 
-    The mixture stays in the logarithm, so probabilities too small for their dtype still have a
-    finite value and gradient.
+    The mixture is computed on logarithms, so value and gradient stay finite for probabilities that
+    underflow their dtype.
 
     Parameters
     ----------
     log_p, log_q : Tensor of shape (..., n)
-        Log-probabilities, finite, as :func:`log_transition_matrix` returns them.
+        Finite log-probabilities, as :func:`log_transition_matrix` returns them.
 
     Returns
     -------
     Tensor of shape (...)
-        In [0, ln 2]: 0 where the rows are equal, ln 2 where they are disjoint; symmetric; lower is
-        nearer; float32 or float64.
+        Divergence in [0, ln 2], symmetric, lower is nearer: 0 for equal rows, ln 2 for disjoint
+        ones. float32 or float64.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def js_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
 
     See Also
     --------
-    reverse_js_divergence : What the authors' release computes.
+    reverse_js_divergence : The divergence in the authors' released code.
 
     References
     ----------
@@ -49,7 +49,7 @@ def js_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
 
     Examples
     --------
-    Disjoint rows are ln 2 apart, equal ones nothing:
+    Disjoint rows are ln 2 apart, and equal rows 0:
 
     >>> log_p = torch.tensor([[0.0, -200.0], [0.0, -200.0]])
     >>> log_q = torch.tensor([[-200.0, 0.0], [0.0, -200.0]])
@@ -59,22 +59,23 @@ def js_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     check_same_shape("js_divergence", log_p=log_p, log_q=log_q)
     log_p, log_q = promote(log_p, log_q)
     with full_precision(log_p.device):
-        # log(p / m) = log 2 + log(p / (p + q)), and the quotient is a sigmoid of log p - log q:
-        # nothing is lost when p and q are close, or too small for their dtype.
+        # log(p / m) = log 2 + log(p / (p + q)), and the quotient is a sigmoid of log p - log q. It
+        # keeps all digits when p and q are close, or too small for their dtype.
         log_p_over_m = math.log(2) + logsigmoid(log_p - log_q)
         log_q_over_m = math.log(2) + logsigmoid(log_q - log_p)
         return (log_p.exp() * log_p_over_m + log_q.exp() * log_q_over_m).sum(-1) / 2
 
 
 def reverse_js_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    r"""Mean divergence of the mixture from each side, in nats: the authors' release, not the paper.
+    r"""Compute the mean KL divergence of the mixture from each side, as the authors' code does.
 
     .. math:: \tfrac12 \mathrm{KL}(m \| p) + \tfrac12 \mathrm{KL}(m \| q)
               = \sum_j m_j \bigl[ \log(m_j + \epsilon) - \tfrac12 \log(p_j + \epsilon)
               - \tfrac12 \log(q_j + \epsilon) \bigr], \qquad m = \tfrac12 (p + q)
 
-    with :math:`\epsilon = 10^{-12}`, which alone bounds it: disjoint rows are 13.1 apart. Near zero
-    it agrees with :func:`js_divergence`; far from it, it weighs the pairs that one side separates.
+    in nats, with :math:`\epsilon = 10^{-12}`. Only :math:`\epsilon` bounds it: disjoint rows are
+    13.1 apart. Near zero it agrees with :func:`js_divergence`; farther away it emphasises the pairs
+    that one side alone separates. It is not the divergence of the paper.
 
     Parameters
     ----------
@@ -84,7 +85,7 @@ def reverse_js_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (...)
-        In [0, 13.2]; symmetric; lower is nearer; float32 or float64.
+        Divergence in [0, 13.2], symmetric, lower is nearer; float32 or float64.
 
     Raises
     ------
@@ -99,7 +100,7 @@ def reverse_js_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
 
     References
     ----------
-    The release that accompanies Gröger et al., NeurIPS 2025, arXiv 2506.16895.
+    Released code of Gröger et al., NeurIPS 2025, arXiv 2506.16895.
 
     Examples
     --------

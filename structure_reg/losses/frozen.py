@@ -1,4 +1,4 @@
-"""The frozen side of STRUCTURE, prepared once for all the steps that meet the same rows."""
+"""The frozen side of STRUCTURE, prepared once for all steps that see the same rows."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import torch
 from torch import Tensor
 
 from structure_reg._checks import check_choice, check_count, check_features, check_number
-from structure_reg._gram import centered_unit_rows, gram
-from structure_reg._kernels.frozen import frozen_tile, frozen_walks
+from structure_reg._gram import centered_unit_rows
+from structure_reg._kernels.frozen import frozen_walks
 from structure_reg._precision import full_precision, promote
-from structure_reg.losses.transition import CENTERINGS, log_transition_matrix
+from structure_reg.losses.transition import CENTERINGS
 
 
 class FrozenStructure:
-    r"""Neighbourhoods of frozen features, to give :func:`structure_loss` in place of them.
+    r"""Neighbourhoods of frozen features, which :func:`structure_loss` takes in their place.
 
     .. math:: P^l = \operatorname{rowsoftmax}(\bar X \bar X^\top / \tau)^l, \qquad l = 1, \dots, L
 
-    Worth its memory, L (n, n) matrices, where the rows of a batch are the same at every step: the
-    whole of a small data set, or batches drawn once. The loss and its gradient stay the same.
+    It stores L matrices of shape (n, n), and saves time when every step sees the same rows: a small
+    data set as one batch, or batches that are drawn once. The loss and its gradient are unchanged.
 
     Parameters
     ----------
     frozen : Tensor of shape (n, d0)
-        As in :func:`structure_loss`, n >= 2.
+        Features of the pretrained encoder, n >= 2, as in :func:`structure_loss`.
     temperature, levels, centering
-        As in :func:`structure_loss`, which has to be given the same.
+        Options of :func:`structure_loss`, which has to be called with the same values.
 
     Raises
     ------
@@ -36,7 +36,7 @@ class FrozenStructure:
 
     See Also
     --------
-    structure_loss : Takes it as its first argument.
+    structure_loss : The loss, whose first argument can be a FrozenStructure.
 
     References
     ----------
@@ -49,8 +49,8 @@ class FrozenStructure:
     >>> prepared = FrozenStructure(frozen, levels=2)
     >>> prepared
     FrozenStructure(rows=64, temperature=0.05, levels=2, centering='after')
-    >>> now = structure_loss(prepared, aligned, levels=2)
-    >>> torch.allclose(now, structure_loss(frozen, aligned, levels=2))
+    >>> value = structure_loss(prepared, aligned, levels=2)
+    >>> torch.allclose(value, structure_loss(frozen, aligned, levels=2))
     True
     """
 
@@ -77,26 +77,11 @@ class FrozenStructure:
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return len(self.walks[0])
+        return len(self.walks.y)
 
     def __repr__(self) -> str:
-        """Return the rows and the options."""
+        """Return the number of rows and the options."""
         return (
             f"FrozenStructure(rows={len(self)}, temperature={self.temperature}, "
             f"levels={self.levels}, centering={self.centering!r})"
         )
-
-
-def log_walks(P: list[Tensor], temperature: float, levels: int) -> list[Tensor]:
-    """log Pˡ for l = 1 … L, (n, n) each, of centred unit rows [X] or of prepared walks."""
-    if len(P) > 1:
-        every, like = slice(None), torch.empty_like
-        return [frozen_tile(P, l, every, like(P[l])).log() for l in range(1, levels + 1)]
-    log_P = log_transition_matrix(gram(P[0]), temperature=temperature)
-    walks, P_1 = [log_P], log_P.exp()
-    P_l = P_1
-    for _ in range(levels - 1):
-        P_l = P_l @ P_1
-        # Finite where a walk is too unlikely for the dtype.
-        walks.append(P_l.clamp_min(torch.finfo(P_l.dtype).tiny).log())
-    return walks

@@ -1,6 +1,6 @@
-"""STRUCTURE: keep a frozen encoder's neighbourhoods in the aligned space.
+"""STRUCTURE: keep the neighbourhoods of a frozen encoder in the aligned space.
 
-:func:`structure_loss` is the formula, :class:`StructureLoss` its module twin.
+:func:`structure_loss` is the formula, :class:`StructureLoss` the module with the same options.
 """
 
 from __future__ import annotations
@@ -14,19 +14,22 @@ from structure_reg._checks import (
     check_choice,
     check_count,
     check_features,
+    check_group,
     check_number,
     check_paired,
 )
-from structure_reg._distributed import check_even, gather_rows, own_rows
-from structure_reg._gram import centered_unit_rows
+from structure_reg._distributed import check_even, gather_rows, least_rows, own_rows
+from structure_reg._gram import centered_unit_rows, gram
+from structure_reg._kernels.frozen import Frozen, FrozenWalks
+from structure_reg._kernels.options import WalkOptions
 from structure_reg._kernels.structure import structure_rows
 from structure_reg._kernels.transforms import transformed
 from structure_reg._precision import full_precision, promote
 from structure_reg._reduce import REDUCTIONS, reduce_rows
-from structure_reg.losses._checks import check_anchors, check_group, check_prepared
+from structure_reg.losses._checks import check_anchors, check_prepared
 from structure_reg.losses.divergence import DIVERGENCES
-from structure_reg.losses.frozen import FrozenStructure, log_walks
-from structure_reg.losses.transition import CENTERINGS
+from structure_reg.losses.frozen import FrozenStructure
+from structure_reg.losses.transition import CENTERINGS, log_transition_matrix
 
 
 def structure_loss(
@@ -41,7 +44,7 @@ def structure_loss(
     reduction: str = "mean",
     group: Any = None,
 ) -> Tensor:
-    r"""How far the neighbourhoods of `aligned` have moved from those of `frozen`.
+    r"""Measure how far the neighbourhoods of `aligned` have moved from those of `frozen`.
 
     .. math::
         P &= \operatorname{rowsoftmax}(\bar X \bar X^\top / \tau), \qquad
@@ -49,61 +52,63 @@ def structure_loss(
         R_i &= \frac1L \sum_{l=1}^{L} \frac1l \, \mathrm{JS}\bigl((P^l)_{i}, (Q^l)_{i}\bigr)
 
     with :math:`\bar X`, :math:`\bar A` the unit rows of `frozen` and `aligned`, centred over the
-    batch, and :math:`P^l` a walk of l steps. The gradient flows to `aligned` alone.
+    batch, and :math:`P^l` a random walk of l steps. The gradient flows to `aligned` only.
 
     Parameters
     ----------
     frozen : Tensor of shape (n, d0), or FrozenStructure
-        Features of the pretrained encoder, n >= 2; or what was prepared of them, where the same
-        rows come back at every step. The batch is the neighbourhood: the value at 32 rows is far
-        below the value at 4096.
+        Features of the pretrained encoder, n >= 2; or a :class:`FrozenStructure`, when every step
+        sees the same rows. The neighbourhood is the batch, so the value depends on its size: at 32
+        rows it is far below the value at 4096.
     aligned : Tensor of shape (n, d)
-        The same samples after the head that is trained. Centring makes the loss blind to a head
-        that has collapsed to one point: see :func:`structure_diagnostics`.
+        The same samples after the head that is trained. Because of the centring, the loss does not
+        detect a head that has collapsed to one point: see :func:`structure_diagnostics`.
     anchors : tuple of two Tensors of shape (m, d0) and (m, d), optional
-        Frozen and aligned features of samples beside the batch, paired with nothing. They are
-        neighbours of the batch's rows but no rows of their own, so that a small batch has the
-        neighbourhood, and the same scale of loss, as one of n + m rows. Gradient flows to the
-        aligned ones too. The same on every process of a `group`.
+        Frozen and aligned features of further samples. The batch's rows see them as neighbours,
+        but they add no rows to the loss, so a small batch gets the neighbourhood, and the scale of
+        the loss, of a batch of n + m rows. The gradient also flows to the aligned anchors. With a
+        `group`, every process has to pass the same anchors.
     temperature : float
-        :math:`\tau > 0` of both softmaxes. The published 0.05 gives between 1 and 160 neighbours on
-        real features; :func:`temperature_for_perplexity` finds the one for your encoder.
+        Temperature :math:`\tau > 0` of both softmaxes. The published 0.05 gives between 1 and 160
+        neighbours on real features; :func:`temperature_for_perplexity` finds the value for your
+        encoder.
     levels : int
-        L >= 1: the longest walk, weighted 1/l. One level takes memory O(n), more than one O(n²)
-        and about 2¼ products of (n, n) matrices a level.
+        Length L >= 1 of the longest walk; level l is weighted by 1/l. One level takes O(n) memory;
+        more take O(n²), and about 2¼ products of (n, n) matrices per level.
     divergence : {"js", "reverse_js"}
-        :func:`js_divergence` as in the paper, or :func:`reverse_js_divergence` as in its release.
+        :func:`js_divergence`, as in the paper, or :func:`reverse_js_divergence`, as in the authors'
+        released code.
     centering : {"after", "before", "none"}
-        Centre after the rows have unit length (the paper), before, or not: what the loss is
-        invariant to follows from it, see :func:`cosine_kernel`.
+        Centre after the rows are scaled to unit length (the paper), before, or not at all. It
+        decides what the loss is invariant to, see :func:`cosine_kernel`.
     reduction : {"mean", "sum", "none"}
-        Over the n rows.
+        Reduction over the n rows.
     group : torch.distributed.ProcessGroup, optional
-        The batch is the rows of all its processes, each of which computes its own against all. The
-        mean and the sum are those of the whole batch, and under DistributedDataParallel so is the
-        gradient. None: the batch is this process's rows.
+        Process group whose rows together form the batch. Each process compares its own rows with
+        those of all processes. The mean and the sum are over the whole batch, and so is the
+        gradient under DistributedDataParallel. None: the batch is this process's rows.
 
     Returns
     -------
     Tensor of shape (), or (n,) with ``reduction="none"``
-        Each row in :math:`[0, \ln 2 \cdot \frac1L \sum_l \frac1l]` nats for "js"; lower is better;
-        float32, or float64 if an input is.
+        Loss, lower is better. Each row is in :math:`[0, \ln 2 \cdot \frac1L \sum_l \frac1l]` nats
+        for "js". float32, or float64 if an input is.
 
     Raises
     ------
     TypeError
         If an argument is of the wrong kind.
     ValueError
-        If the shapes, rows or devices of the tensors do not fit, n < 2, an option is out of range
-        or not the one that `frozen` was prepared with.
+        If the shapes, rows or devices of the tensors do not fit, n < 2, an option is out of range,
+        or an option differs from the one that `frozen` was prepared with.
     NotImplementedError
-        In a second backward pass; inside ``torch.func`` there are derivatives of any order.
+        In a second backward pass. Derivatives of any order exist inside ``torch.func``.
 
     See Also
     --------
-    FrozenStructure : The frozen side prepared once.
+    FrozenStructure : The frozen side, prepared once.
     temperature_for_perplexity : A temperature for your encoder.
-    structure_diagnostics : What to watch beside the value.
+    structure_diagnostics : Quantities to monitor during training.
 
     References
     ----------
@@ -112,7 +117,7 @@ def structure_loss(
 
     Examples
     --------
-    A rotation keeps every neighbourhood, so it costs nothing; new features cost something:
+    A rotation keeps every neighbourhood and costs nothing; unrelated features do not:
 
     >>> g = torch.Generator().manual_seed(0)
     >>> x = torch.randn(64, 16, generator=g, dtype=torch.float64)
@@ -124,51 +129,54 @@ def structure_loss(
     tensor(0.0518, dtype=torch.float64)
     """
     name = "structure_loss"
+    options = WalkOptions(temperature, levels, divergence)
     check_group(name, group)
-    check_structure_options(name, temperature, levels, divergence, centering, reduction)
+    check_structure_options(name, options, centering, reduction)
     check_inputs(name, frozen, aligned, anchors, group)
     own = own_rows(len(aligned), group)
     with full_precision(aligned.device):
         # The batch of all processes, then the anchors.
         aligned = join(gather_rows(aligned, group), anchors and anchors[1])  # (N, d)
+        X: Frozen
         if isinstance(frozen, FrozenStructure):
-            check_prepared(name, frozen, aligned, temperature, levels, centering)
-            P = frozen.walks
-            (aligned,) = promote(aligned, P[0])[:1]
+            check_prepared(name, frozen, aligned, options, centering)
+            X = frozen.walks
+            aligned, _ = promote(aligned, X.y)
         else:
             frozen = join(gather_rows(frozen.detach(), group), anchors and anchors[0].detach())
             frozen, aligned = promote(frozen, aligned)
-            P = [centered_unit_rows(frozen, centering)]
+            X = centered_unit_rows(frozen, centering)  # (N, d0)
         A = centered_unit_rows(aligned, centering)  # (N, d)
-        rows = own_structure_rows(P, A, own, temperature, levels, divergence, reduction)  # (n,)
+        if transformed(A):
+            rows = plain_rows(X, A, options)[own]  # (n,)
+        else:
+            rows = structure_rows(X, A, own, options, uniform=reduction != "none")
         return reduce_rows(rows, reduction, group)
 
 
-def own_structure_rows(
-    P: list[Tensor],
-    A: Tensor,
-    own: slice,
-    temperature: float,
-    levels: int,
-    divergence: str,
-    reduction: str,
-) -> Tensor:
-    """Rows of the term, by hand, or as the formula is written where a transform looks on."""
-    if transformed(A):
-        log_P, log_Q = (log_walks(x, temperature, levels) for x in (P, [A]))
-        return plain_rows(log_P, log_Q, divergence)[own]
-    uniform = reduction != "none"
-    gradient = uniform and A.requires_grad and torch.is_grad_enabled()
-    options = temperature, levels, divergence, None, uniform, gradient
-    rows: Tensor = structure_rows(P, A, own.start, own.stop - own.start, *options)[0]
-    return rows
+def plain_rows(X: Frozen, A: Tensor, options: WalkOptions) -> Tensor:
+    """R_i as the formula is written, differentiable any number of times; (N,)."""
+    divergence = DIVERGENCES[options.divergence]
+    log_P, log_Q = (log_walks(x, options) for x in (X, A))
+    R = [
+        divergence(log_P_l, log_Q_l) / l
+        for l, (log_P_l, log_Q_l) in enumerate(zip(log_P, log_Q, strict=True), 1)
+    ]
+    return torch.stack(R).mean(0)
 
 
-def plain_rows(log_P: list[Tensor], log_Q: list[Tensor], divergence: str) -> Tensor:
-    """R_i from the logarithms of Pˡ and Qˡ, (n, n) each: the measure of what is done by hand."""
-    distance = DIVERGENCES[divergence]
-    levels = enumerate(zip(log_P, log_Q, strict=True), 1)
-    return torch.stack([distance(*of_l) / l for l, of_l in levels]).mean(0)
+def log_walks(X: Frozen, options: WalkOptions) -> list[Tensor]:
+    """log Pˡ for l = 1, …, L, (N, N) each, from centred unit rows or prepared walks."""
+    if isinstance(X, FrozenWalks):
+        return [P_l.log() for P_l in X.rows(slice(None))]
+    log_P = log_transition_matrix(gram(X), temperature=options.temperature)
+    P = P_l = log_P.exp()
+    walks = [log_P]
+    for _ in range(options.levels - 1):
+        P_l = P_l @ P
+        # The clamp keeps the logarithm finite where a walk is too unlikely for the dtype.
+        walks.append(P_l.clamp_min(torch.finfo(P_l.dtype).tiny).log())
+    return walks
 
 
 def join(x: Tensor, anchors: Tensor | None) -> Tensor:
@@ -182,45 +190,38 @@ def check_inputs(
     anchors: tuple[Tensor, Tensor] | None,
     group: Any,
 ) -> None:
-    # With anchors one row has neighbours, and an empty last batch has to reach check_even, where
-    # the other processes wait for it.
-    least = 2 if group is None and anchors is None else 0
+    rows = least_rows(group) if anchors is None else 0  # anchors are neighbours for a single row
     if isinstance(frozen, FrozenStructure):
-        check_features(function, rows=least, aligned=aligned)
+        check_features(function, rows=rows, aligned=aligned)
         check_even(function, group, aligned=aligned)
     else:
-        check_paired(function, rows=least, frozen=frozen, aligned=aligned)
+        check_paired(function, rows=rows, frozen=frozen, aligned=aligned)
         check_even(function, group, frozen=frozen, aligned=aligned)
     check_anchors(function, anchors, frozen=frozen, aligned=aligned)
 
 
 def check_structure_options(
-    function: str,
-    temperature: float,
-    levels: int,
-    divergence: str,
-    centering: str,
-    reduction: str,
+    function: str, options: WalkOptions, centering: str, reduction: str
 ) -> None:
-    check_number(function, "temperature", temperature, above=0.0)
-    check_count(function, "levels", levels)
-    check_choice(function, "divergence", divergence, DIVERGENCES)
+    check_number(function, "temperature", options.temperature, above=0.0)
+    check_count(function, "levels", options.levels)
+    check_choice(function, "divergence", options.divergence, DIVERGENCES)
     check_choice(function, "centering", centering, CENTERINGS)
     check_choice(function, "reduction", reduction, REDUCTIONS)
 
 
 class StructureLoss(nn.Module):
-    """:func:`structure_loss` as a module: the options at construction, the features in the call.
+    """:func:`structure_loss` as a module: options at construction, features in the call.
 
     Parameters
     ----------
     temperature, levels, divergence, centering, reduction, group
-        As in :func:`structure_loss`.
+        Options of :func:`structure_loss`.
 
     Raises
     ------
     TypeError, ValueError
-        As :func:`structure_loss`, for an option, at construction.
+        At construction, if :func:`structure_loss` would raise it for an option.
 
     Examples
     --------
@@ -243,9 +244,8 @@ class StructureLoss(nn.Module):
         group: Any = None,
     ) -> None:
         super().__init__()
-        check_structure_options(
-            "StructureLoss", temperature, levels, divergence, centering, reduction
-        )
+        options = WalkOptions(temperature, levels, divergence)
+        check_structure_options("StructureLoss", options, centering, reduction)
         check_group("StructureLoss", group)
         self.temperature = temperature
         self.levels = levels
@@ -261,7 +261,7 @@ class StructureLoss(nn.Module):
         *,
         anchors: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """Return :func:`structure_loss` of the two, gradient to `aligned` and its anchors."""
+        """Return :func:`structure_loss`; the gradient flows to `aligned` and its anchors."""
         return structure_loss(
             frozen,
             aligned,

@@ -1,4 +1,4 @@
-"""The way past the temperature trap: ask for a number of neighbours, get the temperature."""
+"""The temperature at which a row has a given number of neighbours."""
 
 from __future__ import annotations
 
@@ -8,56 +8,57 @@ import torch
 from torch import Tensor
 
 from structure_reg._checks import check_choice, check_features, check_number
+from structure_reg._tiles import TILE_ROWS, slices
 from structure_reg.losses._checks import no_temperature
 from structure_reg.losses.transition import CENTERINGS, cosine_kernel
 
-# In log-perplexity: the wanted number of neighbours is met to 0.001 %, float32 allows no less.
+# Of the log-perplexity: the number of neighbours is met to 0.001 %, the best that float32 allows.
 TOLERANCE = 1e-5
-TILE_ROWS = 1024
 
 
 @torch.no_grad()
 def temperature_for_perplexity(
     frozen: Tensor, perplexity: float, *, centering: str = "after"
 ) -> float:
-    r"""Find the temperature at which each frozen row sees `perplexity` rows of its batch.
+    r"""Find the temperature at which a frozen row has `perplexity` effective neighbours.
 
     .. math:: \exp \Bigl( -\tfrac1n \sum_{ij} P_{ij} \log P_{ij} \Bigr) = \text{perplexity}, \qquad
               P = \operatorname{rowsoftmax}(\bar X \bar X^\top / \tau)
 
-    At a fixed temperature of 0.05, real encoders lie between 1, where a row sees itself alone and
-    STRUCTURE has nothing to keep, and 160. The perplexity carries over between encoders.
+    At a fixed temperature of 0.05, real encoders have a perplexity between 1, where a row sees only
+    itself and STRUCTURE has nothing to preserve, and 160. A perplexity, unlike a temperature,
+    transfers between encoders.
 
     Parameters
     ----------
     frozen : Tensor of shape (n, d)
-        One batch of frozen features, of the size that the loss will see. Memory is O(n²).
+        One batch of frozen features, of the batch size used in training. Memory is O(n²).
     perplexity : float
-        The effective number of rows that a row sees, itself included; in (1, n).
+        Effective number of neighbours of a row, including itself, in (1, n).
     centering : {"after", "before", "none"}
-        As in :func:`structure_loss`.
+        Option of :func:`structure_loss`.
 
     Returns
     -------
     float
-        :math:`\tau`, for ``temperature=``. NaN if `frozen` holds a NaN. The function reads values,
-        so on a GPU it waits for it: call it once, before training.
+        Temperature :math:`\tau`, to pass as ``temperature=``. NaN if `frozen` contains a NaN. The
+        function reads values and therefore waits for a GPU: call it once, before training.
 
     Raises
     ------
     TypeError
         If `frozen` is not a floating tensor, or `perplexity` not a number.
     ValueError
-        If `perplexity` is outside (1, n), or no temperature gives it, because too many rows are
+        If `perplexity` is outside (1, n), or if no temperature gives it because too many rows are
         equal.
 
     See Also
     --------
-    structure_diagnostics : The perplexity at a given temperature.
+    structure_diagnostics : Perplexity at a given temperature.
 
     References
     ----------
-    Perplexity as the knob: Hinton and Roweis, "Stochastic Neighbor Embedding", NIPS 2002.
+    Perplexity as the parameter: Hinton and Roweis, "Stochastic Neighbor Embedding", NIPS 2002.
 
     Examples
     --------
@@ -75,8 +76,9 @@ def temperature_for_perplexity(
     spread = (K.amax() - K.amin()).item()
     if math.isnan(spread):
         return math.nan
-    # Entropy grows with temperature: Newton on its logarithm, bisection where Newton leaves the
-    # bracket. At 1e-7 of the kernel's spread only equal rows are near, at 1e4 all are.
+    # Entropy grows with temperature. Newton's method runs on the logarithm of the temperature, with
+    # bisection where it leaves the bracket. At 1e-7 of the kernel's spread, only equal rows are
+    # neighbours; at 1e4, all rows are.
     log_tau = math.log(spread or 1.0)
     lower, upper = log_tau + math.log(1e-7), log_tau + math.log(1e4)
     while upper - lower > 1e-9:
@@ -93,8 +95,8 @@ def temperature_for_perplexity(
 def entropy_and_slope(K: Tensor, temperature: float) -> tuple[float, float]:
     """Mean row entropy of rowsoftmax(K / τ); its derivative by log τ is the variance of K / τ."""
     entropy = slope = 0.0
-    for start in range(0, len(K), TILE_ROWS):
-        S = K[start : start + TILE_ROWS] / temperature
+    for I in slices(len(K), 2 * TILE_ROWS):  # no product here, so taller tiles cost nothing
+        S = K[I] / temperature
         log_p = torch.log_softmax(S, -1)
         p = log_p.exp()
         rows = row_entropy(log_p)

@@ -1,4 +1,4 @@
-"""From features to a random walk over the samples: kernel, then row-softmax."""
+"""From features to a random walk over the samples: a kernel and its row-softmax."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CENTERINGS = ("after", "before", "none")
 
 
 def cosine_kernel(x: Tensor, *, centering: str = "after") -> Tensor:
-    r"""Inner products of unit rows, centred over the batch.
+    r"""Compute the inner products of unit rows, centred over the batch.
 
     .. math:: K = \bar X \bar X^\top, \qquad \bar X = H \operatorname{rownorm}(X),
               \qquad H = I - \tfrac{1}{n} 1 1^\top
@@ -22,27 +22,28 @@ def cosine_kernel(x: Tensor, *, centering: str = "after") -> Tensor:
     Parameters
     ----------
     x : Tensor of shape (n, d)
-        Features, one sample a row, n >= 2.
+        Features, one sample per row, n >= 2.
     centering : {"after", "before", "none"}
-        Subtract the mean row after the rows have unit length (the paper's order), before, or not
-        at all. "after" is unchanged by a scale per row, "before" by a translation of `x`; both and
-        "none" by a rotation.
+        Subtract the mean row after the rows are scaled to unit length (as in the paper), before, or
+        not at all. The kernel is invariant to a scale per row with "after" and "none", to a
+        translation of `x` with "before", and always to a rotation.
 
     Returns
     -------
     Tensor of shape (n, n)
-        Symmetric, entries in [-4, 4] for "after" and in [-1, 1] otherwise, float32 or float64.
+        Symmetric kernel, with entries in [-4, 4] for "after" and in [-1, 1] otherwise; float32 or
+        float64.
 
     Raises
     ------
     TypeError
         If `x` is not a floating tensor.
     ValueError
-        If its shape is not (n, d) with n >= 2, or `centering` is not one of the three.
+        If the shape of `x` is not (n, d) with n >= 2, or `centering` is not one of the three.
 
     See Also
     --------
-    log_transition_matrix : The next step: a row-softmax of this kernel.
+    log_transition_matrix : Row-softmax of this kernel.
 
     References
     ----------
@@ -51,7 +52,7 @@ def cosine_kernel(x: Tensor, *, centering: str = "after") -> Tensor:
 
     Examples
     --------
-    Scaling a row leaves the kernel alone:
+    Scaling a row does not change the kernel:
 
     >>> x = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     >>> cosine_kernel(x)
@@ -68,33 +69,33 @@ def cosine_kernel(x: Tensor, *, centering: str = "after") -> Tensor:
 
 
 def log_transition_matrix(kernel: Tensor, *, temperature: float = 0.05) -> Tensor:
-    r"""Logarithm of the random walk that a kernel defines: its row-softmax, diagonal kept.
+    r"""Compute the logarithm of a kernel's random walk: its row-softmax, including the diagonal.
 
     .. math:: \log P_{ij} = K_{ij} / \tau - \log \sum_k \exp(K_{ik} / \tau)
 
     Parameters
     ----------
     kernel : Tensor of shape (n, n)
-        Any similarity of samples, higher is nearer: :func:`cosine_kernel` for STRUCTURE, an RBF or
-        a rank kernel for its ablations.
+        Similarity of samples, higher is nearer: :func:`cosine_kernel` for STRUCTURE; ablations may
+        use an RBF or a rank kernel.
     temperature : float
-        :math:`\tau > 0`, in units of the kernel.
+        Temperature :math:`\tau > 0`, in the units of the kernel.
 
     Returns
     -------
     Tensor of shape (n, n)
-        Log-probabilities, at most 0; ``exp`` of each row sums to 1; float32 or float64.
+        Log-probabilities, at most 0; the exponential of each row sums to 1. float32 or float64.
 
     Raises
     ------
     TypeError
-        If `kernel` is not a floating tensor, or `temperature` not a number.
+        If `kernel` is not a floating tensor, or `temperature` is not a number.
     ValueError
-        If `kernel` is not square, or `temperature` not positive and finite.
+        If `kernel` is not square, or `temperature` is not positive and finite.
 
     See Also
     --------
-    temperature_for_perplexity : Which temperature gives a wanted number of neighbours.
+    temperature_for_perplexity : Temperature for a given number of neighbours.
 
     References
     ----------

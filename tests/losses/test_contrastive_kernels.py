@@ -324,13 +324,13 @@ def test_meta_shapes(loss, tiles, reduction):
 def test_operators_keep_the_rules_of_torch_library(loss, tiles, ids):
     x, y, s, *b = arguments(loss, n=19)
     ids = ids if ids is None else ids[:19]
-    rows, keep = 16, 0 if tiles == "many" else 16
+    tiling = [0, 16, 0 if tiles == "many" else 16]
     ops = torch.ops.structure_reg
     if loss is clip_loss:
-        torch.library.opcheck(ops.clip_statistics.default, (x, y, s, ids, 0, 0.1, rows, keep))
+        torch.library.opcheck(ops.clip_statistics.default, (x, y, s, ids, 0.1, tiling))
     else:
         u = torch.ones(19, dtype=torch.float64)
-        rest = (x, y, s, *b, ids, 0, rows)
+        rest = (x, y, torch.stack([s, *b]).detach().requires_grad_(), ids, tiling)
         torch.library.opcheck(ops.siglip_rows.default, rest)
         # Without the test that differentiates all outputs, of which the gradient refuses it.
         tests = ("test_schema", "test_autograd_registration", "test_faketensor")

@@ -7,12 +7,12 @@ from torch.autograd import forward_ad
 
 from structure_reg import FrozenStructure, StructureLoss, structure_loss, tile_budget
 from structure_reg._gram import centered_unit_rows
-from structure_reg.losses.frozen import log_walks
+from structure_reg._kernels.options import WalkOptions
 from structure_reg.losses.structure import plain_rows
 
 DIVERGENCES = ("js", "reverse_js")
 CENTERINGS = ("after", "before", "none")
-# 1 MiB sends these sizes to the row tiles, several of them; the default takes the triangle.
+# 0.05 MiB sends these sizes to the row tiles, several of them; the default takes the triangle.
 BUDGETS = (0.05, 64.0)
 
 
@@ -25,8 +25,8 @@ def features(n, d0, d, *, seed=0, dtype=torch.float64):
 
 
 def plain(frozen, aligned, *, temperature, levels, divergence="js", centering="after"):
-    sides = (centered_unit_rows(x, centering) for x in (frozen, aligned))
-    return plain_rows(*(log_walks([x], temperature, levels) for x in sides), divergence)
+    X, A = (centered_unit_rows(x, centering) for x in (frozen, aligned))
+    return plain_rows(X, A, WalkOptions(temperature, levels, divergence))
 
 
 def gradient(rows, aligned, weights=None):
@@ -257,7 +257,8 @@ def test_prepared_is_the_same_loss(levels, temperature, dtype, budget):
     frozen, aligned = features(50, 12, 7, dtype=dtype)
     options = {"temperature": temperature, "levels": levels}
     prepared = FrozenStructure(frozen, **options)
-    kept = [walk.clone() for walk in prepared.walks]
+    walks = [prepared.walks.y, *prepared.walks.powers]
+    before = [walk.clone() for walk in walks]
     tolerance = {"rtol": 1e3 * torch.finfo(dtype).eps, "atol": 10 * torch.finfo(dtype).eps}
     with tile_budget(budget):
         for reduction in ("mean", "none"):
@@ -270,7 +271,7 @@ def test_prepared_is_the_same_loss(levels, temperature, dtype, budget):
                 gradient(expected, aligned, weights),
                 **tolerance,
             )
-    assert all(map(torch.equal, kept, prepared.walks))
+    assert all(map(torch.equal, before, walks))
     plainly = torch.func.grad(lambda a: structure_loss(prepared, a, **options))(aligned.detach())
     expected = structure_loss(frozen, aligned, **options)
     torch.testing.assert_close(plainly, gradient(expected.expand(1), aligned), **tolerance)
@@ -284,7 +285,7 @@ def test_prepared_refuses_what_it_was_not_made_for():
         ({"temperature": 0.1, "levels": 2}, "expected levels=1, as frozen was prepared, got 2"),
         (
             {"temperature": 0.1, "anchors": (frozen, aligned)},
-            "expected anchors=None beside prepared frozen features",
+            "expected anchors=None with a FrozenStructure",
         ),
     ):
         with pytest.raises(ValueError, match=message):
