@@ -123,7 +123,8 @@ def extract_features(
     -----
     The last hidden state of a Hugging Face model differs from its ``last_hidden_state`` if a final
     norm follows the last block, as in ViT and DINOv2; to get the latter, name the norm's module.
-    A module that runs several times keeps its last output.
+    ``hidden_states.0`` are embeddings, before any attention: with "cls", every sample of BERT or
+    ViT has the same row there. A module that runs several times keeps its last output.
 
     The result does not depend on the caller's autocast, inference mode, default dtype or
     deterministic mode: autocast is off inside, so a model in float32 returns float32. For half
