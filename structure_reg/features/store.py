@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from os import PathLike
@@ -14,11 +14,14 @@ from typing import Any
 
 from torch import Tensor
 
+from structure_reg._arrays import Array, as_tensor
+from structure_reg._ids import Ids, id_values
 from structure_reg.features import manifest as manifests
 from structure_reg.features import tensor_file
 from structure_reg.features._checks import (
     check_complete,
     check_id_list,
+    check_mapping,
     check_new_rows,
     check_row_range,
     no_store,
@@ -98,7 +101,7 @@ class FeatureStore(Mapping[str, Tensor]):
     def create(
         cls,
         path: str | PathLike[str],
-        ids: Sequence[str | int],
+        ids: Ids,
         *,
         model: str,
         revision: str | None = None,
@@ -111,7 +114,7 @@ class FeatureStore(Mapping[str, Tensor]):
         ----------
         path : str or path
             Directory that does not exist yet, is empty, or holds such a store.
-        ids : sequence of str or int
+        ids : list or array of str or int
             Ids of all samples of the whole dataset; they may repeat.
         model, revision : str
             Name and revision of the encoder, as its publisher gives them.
@@ -134,6 +137,7 @@ class FeatureStore(Mapping[str, Tensor]):
             If an existing store is damaged or was created with other arguments, if the directory
             holds other files, or if `rows` is not within `ids`.
         """
+        ids = id_values("FeatureStore.create", "ids", ids)
         check_id_list("FeatureStore.create", ids)
         rows = range(len(ids)) if rows is None else rows
         check_row_range("FeatureStore.create", rows, len(ids))
@@ -188,7 +192,7 @@ class FeatureStore(Mapping[str, Tensor]):
             raise no_store(self.path, f"features extracted with {extraction}", found)
         self._manifest = replace(self._manifest, extraction=extraction)
 
-    def append(self, features: Mapping[str, Tensor]) -> None:
+    def append(self, features: Mapping[str, Array]) -> None:
         """Write the next rows of every layer, or none of them if there is an error.
 
         After any error, a full disk or an interrupt included, :attr:`done` is as before, and the
@@ -197,7 +201,7 @@ class FeatureStore(Mapping[str, Tensor]):
 
         Parameters
         ----------
-        features : mapping of str to Tensor of shape (m, d)
+        features : mapping of str to Tensor or array, of shape (m, d)
             Rows of ``store.pending[:m]``, of one floating dtype, and for the same layers in every
             call.
 
@@ -210,13 +214,15 @@ class FeatureStore(Mapping[str, Tensor]):
             If the rows cannot be written.
         """
         widths = self._manifest.widths
-        check_new_rows(self.path, features, widths or None, len(self.pending))
-        dtype = str(next(iter(features.values())).dtype).removeprefix("torch.")
+        check_mapping(features)
+        tensors = {l: as_tensor("FeatureStore.append", str(l), x) for l, x in features.items()}
+        check_new_rows(self.path, tensors, widths or None, len(self.pending))
+        dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
         if widths and dtype != self._manifest.dtype:
             raise no_store(self.path, f"features in {self._manifest.dtype}", dtype)
         try:
             self._acquire()
-            manifest = self._write_rows(features, dtype)
+            manifest = self._write_rows(tensors, dtype)
             complete = manifest.done == len(self.rows)
             if complete or time.monotonic() - self._committed >= COMMIT_SECONDS:
                 self._commit(manifest)
