@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from structure_reg.heads.asif import fit_asif
@@ -16,13 +17,16 @@ from structure_reg.heads.procrustes import fit_procrustes
 from structure_reg.heads.ridge import fit_ridge
 
 Heads = tuple[nn.Module, nn.Module]
+FEWEST_IDS = 8  # that select_cca can divide into folds
 
-CLOSED_FORMS: dict[str, Callable[[Tensor, Tensor, int], Heads]] = {
-    "ridge": lambda x, y, _: fit_ridge(x, y),
-    "cca": lambda x, y, dim: fit_cca(x, y, dim=dim),
-    "csa": lambda x, y, dim: fit_csa(x, y, dim=dim),
-    "procrustes": lambda x, y, dim: fit_procrustes(x, y, dim=dim),
-    "asif": lambda x, y, _: fit_asif(x, y),
+CLOSED_FORMS: dict[str, Callable[[Tensor, Tensor, int, bool], Heads]] = {
+    "ridge": lambda x, y, _, standardise: fit_ridge(x, y, standardise=standardise),
+    "cca": lambda x, y, dim, standardise: fit_cca(x, y, dim=dim, standardise=standardise),
+    "csa": lambda x, y, dim, standardise: fit_csa(x, y, dim=dim, standardise=standardise),
+    "procrustes": lambda x, y, dim, standardise: fit_procrustes(
+        x, y, dim=dim, standardise=standardise
+    ),
+    "asif": lambda x, y, _, standardise: fit_asif(x, y, standardise=standardise),
 }
 
 
@@ -36,6 +40,10 @@ class CanonicalMap(NamedTuple):
 
 def canonical_map(x: Tensor, y: Tensor, ids: Tensor | None, dim: int) -> CanonicalMap:
     """Choose ridges and power on held-out pairs, and fit `dim` directions to all of them."""
+    if ids is not None and len(torch.unique(ids)) < FEWEST_IDS:
+        # Without a class, few others would be left to fit, so each class is in every fold. Its
+        # copies then count as negatives, which adds nearly the same to the loss of every ridge.
+        ids = None
     cca = select_cca(x, y, ids=ids, standardise=False)
     g_x, g_y = fit_cca(x, y, dim=dim, ridge=cca.ridge, power=cca.power, standardise=False)
     return CanonicalMap(g_x, g_y, cca.logit_scale)

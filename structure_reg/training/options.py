@@ -9,14 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from structure_reg._checks import check_choice, check_count, check_number
 from structure_reg.training._checks import (
+    check_flag,
     check_head,
     check_lr,
     check_module,
     check_number_or_none,
+    check_seed,
 )
 from structure_reg.training.closed_form import CLOSED_FORMS
 from structure_reg.training.trained_heads import TRAINED
@@ -52,6 +55,7 @@ class StartOptions:
         check_module("contrastive", self.contrastive)
         check_number(FUNCTION, "structure_weight", self.structure_weight, least=0.0)
         check_number_or_none("logit_scale", self.logit_scale, above=0.0)
+        check_flag(FUNCTION, "standardise", self.standardise)
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,13 @@ class TrainingOptions:
         check_number_or_none("fusemix", self.fusemix, above=0.0)
         check_choice(FUNCTION, "monitor", self.monitor, ("recall", "objective"))
         check_number(FUNCTION, "patience", self.patience, above=0.0)
+        check_seed(FUNCTION, self.seed)
+        check_flag(FUNCTION, "progress", self.progress)
+
+
+def plain(value: Any) -> Any:
+    """A NumPy scalar as the Python value that it stands for; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def field_names(record: type) -> list[str]:
