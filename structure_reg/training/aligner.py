@@ -7,38 +7,33 @@ from os import PathLike
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from structure_reg.evaluation.retrieval import retrieval
 from structure_reg.heads._checks import no_heads_file
 from structure_reg.layers.report import LayerSelection
 from structure_reg.training._checks import (
     check_device_name,
-    check_held_out_loss,
     check_layer_choice,
     check_not_constant,
     check_pairs,
-    check_unpaired,
-    check_validation,
     no_fit,
 )
 from structure_reg.training.batches import Pairs
 from structure_reg.training.choice import choose_layers
 from structure_reg.training.closed_form import Heads
 from structure_reg.training.copies import ids_of_copies
+from structure_reg.training.data import held_out, unpaired_rows, validation_rows
 from structure_reg.training.estimator import changed_options, options_of, set_options, tags
 from structure_reg.training.file import STORED_OPTIONS, AlignerFile, read_aligner, write_aligner
 from structure_reg.training.fitting import closed_form_heads, trained_heads
 from structure_reg.training.history import History
 from structure_reg.training.inputs import Features, as_given, as_ids, finite_rows, layer_of
-from structure_reg.training.options import StartOptions, TrainingOptions, field_names, plain
-from structure_reg.training.schedules import cosine_decay
+from structure_reg.training.options import checked_options, plain
 from structure_reg.training.side import Side, scaling
 from structure_reg.training.state import own_state
-from structure_reg.training.validation import HeldOut, held_out
 
 FEWEST = 8  # pairs, as select_layers and select_cca need them
-NOISE = 1.0  # standard deviations of a column, when training with STRUCTURE
 
 
 class Aligner:
@@ -316,7 +311,7 @@ class Aligner:
         name = "Aligner.fit"
         check_layer_choice(self.layers)
         check_device_name(self.device)
-        start, training = self._options()
+        start, training = checked_options(options_of(self))
         layers = tuple(map(plain, self.layers)) if isinstance(self.layers, tuple) else self.layers
         (layer_x, layer_y), self.selection_ = choose_layers(layers, x, y, ids, self.device)
         X = finite_rows(name, "x", x, layer_x, self.device)
@@ -334,9 +329,10 @@ class Aligner:
             if pairs.ids is None:
                 pairs = pairs._replace(ids=ids_of_copies(pairs.x, pairs.y))
             if unpaired is not None:
-                check_unpaired(unpaired)
-                pairs = pairs._replace(unpaired=self._scaled(name, sides, *unpaired))
-            others = None if validation is None else self._held_out(sides, validation)
+                pairs = pairs._replace(unpaired=unpaired_rows(sides, unpaired, self.device))
+            others = None
+            if validation is not None:
+                others = validation_rows(sides, validation, self.device, self.monitor)
             heads, lists = trained_heads(pairs, others, start, training)
             self.history_ = History(lists)
         side_x.head, side_y.head = heads
@@ -442,7 +438,7 @@ class Aligner:
         """
         self._check_fitted("Aligner.save")
         options = {name: plain(getattr(self, name)) for name in STORED_OPTIONS}
-        write_aligner(path, AlignerFile(self._sides, options, self.history_))
+        write_aligner(path, AlignerFile(self._sides, options, self.history_.lists()))
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str | torch.device = "cpu") -> Aligner:
@@ -473,7 +469,7 @@ class Aligner:
         stored = read_aligner(path, device)
         try:
             aligner = cls(**stored.options)
-            aligner._options()
+            checked_options(options_of(aligner))
         except (TypeError, ValueError, OverflowError) as error:
             got = f"options that it cannot have ({error})"
             raise no_heads_file("Aligner.load", path, got) from error
@@ -481,35 +477,6 @@ class Aligner:
         aligner.history_ = History(stored.history)
         aligner.layers = aligner.layers_
         return aligner
-
-    def _options(self) -> tuple[StartOptions, TrainingOptions]:
-        """The options as the parts of a fit receive them, checked, with defaults filled in."""
-        start, training = (
-            {name: plain(getattr(self, name)) for name in field_names(record)}
-            for record in (StartOptions, TrainingOptions)
-        )
-        checked = StartOptions(**start)
-        if self.noise is None:
-            training["noise"] = NOISE if checked.structure_weight > 0 else 0.0
-        training["lr_schedule"] = self.lr_schedule or cosine_decay
-        return checked, TrainingOptions(**training)
-
-    def _scaled(
-        self, function: str, sides: tuple[Side, Side], x: Features, y: Features
-    ) -> tuple[Tensor, Tensor]:
-        X, Y = (
-            side.scaled(side.rows(function, features, self.device))
-            for side, features in zip(sides, (x, y), strict=True)
-        )
-        return X, Y
-
-    def _held_out(self, sides: tuple[Side, Side], validation: Any) -> HeldOut:
-        name = "Aligner.fit: validation"
-        check_validation(validation)
-        x, y, ids, y_ids = (*validation, None, None)[:4]
-        if y_ids is not None:
-            check_held_out_loss(self.monitor)
-        return held_out(name, *self._scaled(name, sides, x, y), ids, y_ids, least=2)
 
     @own_state()
     @torch.no_grad()

@@ -40,13 +40,20 @@ class CanonicalMap(NamedTuple):
 
 def canonical_map(x: Tensor, y: Tensor, ids: Tensor | None, dim: int) -> CanonicalMap:
     """Choose ridges and power on held-out pairs, and fit `dim` directions to all of them."""
-    if ids is not None and len(torch.unique(ids)) < FEWEST_IDS:
-        # Without a class, few others would be left to fit, so each class is in every fold. Its
-        # copies then count as negatives, which adds nearly the same to the loss of every ridge.
+    if ids is not None and are_classes(ids):
+        # Held-out classes would be too few to compare ridges, and their rows come back anyway: each
+        # class is in every fold. That its pairs are negatives of one another adds nearly the same
+        # to the loss of every ridge.
         ids = None
     cca = select_cca(x, y, ids=ids, standardise=False)
     g_x, g_y = fit_cca(x, y, dim=dim, ridge=cca.ridge, power=cca.power, standardise=False)
     return CanonicalMap(g_x, g_y, cca.logit_scale)
+
+
+def are_classes(ids: Tensor) -> bool:
+    """Whether few ids have many pairs each, unlike images with a few captions each."""
+    distinct = len(torch.unique(ids))
+    return distinct < FEWEST_IDS or distinct**2 < 2 * len(ids)
 
 
 def shared_width(dim: int, x: Tensor, y: Tensor) -> int:

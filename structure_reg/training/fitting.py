@@ -7,10 +7,11 @@ import torch
 from structure_reg.training._checks import no_finite_heads
 from structure_reg.training.batches import Pairs
 from structure_reg.training.closed_form import CLOSED_FORMS, Heads, shared_width
+from structure_reg.training.data import HeldOut
 from structure_reg.training.loop import train
 from structure_reg.training.options import StartOptions, TrainingOptions
 from structure_reg.training.start import starting_objective
-from structure_reg.training.validation import HeldOut, validator
+from structure_reg.training.validation import validator
 
 
 def closed_form_heads(pairs: Pairs, start: StartOptions) -> Heads:

@@ -5,7 +5,7 @@ The fields have the names of the constructor's parameters, where they are docume
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -22,9 +22,11 @@ from structure_reg.training._checks import (
     check_seed,
 )
 from structure_reg.training.closed_form import CLOSED_FORMS
+from structure_reg.training.schedules import cosine_decay
 from structure_reg.training.trained_heads import TRAINED
 
 FUNCTION = "Aligner"
+NOISE = 1.0  # standard deviations of a column, when training with STRUCTURE
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,19 @@ class TrainingOptions:
         check_number(FUNCTION, "patience", self.patience, above=0.0)
         check_seed(FUNCTION, self.seed)
         check_flag(FUNCTION, "progress", self.progress)
+
+
+def checked_options(options: Mapping[str, Any]) -> tuple[StartOptions, TrainingOptions]:
+    """The constructor's options as the parts of a fit receive them, with defaults filled in."""
+    start, training = (
+        {name: plain(options[name]) for name in field_names(record)}
+        for record in (StartOptions, TrainingOptions)
+    )
+    checked = StartOptions(**start)
+    if training["noise"] is None:
+        training["noise"] = NOISE if checked.structure_weight > 0 else 0.0
+    training["lr_schedule"] = training["lr_schedule"] or cosine_decay
+    return checked, TrainingOptions(**training)
 
 
 def plain(value: Any) -> Any:

@@ -5,43 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from structure_reg.evaluation.retrieval import retrieval
-from structure_reg.training._checks import check_pairs, check_row_ids, check_y_ids
 from structure_reg.training.batches import Batch
-from structure_reg.training.inputs import as_ids
+from structure_reg.training.data import HeldOut
 from structure_reg.training.objective import Objective
-
-
-class HeldOut(NamedTuple):
-    """Rows to validate on. With `y_ids` those of y are no partners of those of x."""
-
-    x: Tensor
-    y: Tensor
-    ids: Tensor | None
-    y_ids: Tensor | None = None
-
-
-def held_out(function: str, x: Tensor, y: Tensor, ids: Any, y_ids: Any, *, least: int) -> HeldOut:
-    """Number the ids of both sides together, or check that the rows are pairs."""
-    if y_ids is None:
-        check_pairs(function, x, y, least)
-        return HeldOut(x, y, as_ids(function, ids, x))
-    check_y_ids(function, ids)
-    values = [z.tolist() if hasattr(z, "tolist") else list(z) for z in (ids, y_ids)]
-    check_row_ids(function, "x", "ids", x, values[0])
-    check_row_ids(function, "y", "y_ids", y, values[1])
-    number: dict[Any, int] = {}
-    of_x, of_y = (
-        torch.tensor([number.setdefault(i, len(number)) for i in side], device=x.device)
-        for side in values
-    )
-    return HeldOut(x, y, of_x, of_y)
-
 
 # From the share of STRUCTURE's weight at a step to a score; higher is better.
 Validate = Callable[[float], float]
