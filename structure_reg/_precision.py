@@ -43,5 +43,5 @@ def saveable(x: Tensor) -> Tensor:
 def scalar_tensor(value: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A number, or a tensor of one element and any dtype, as a 0-d tensor."""
     if isinstance(value, Tensor):
-        return value.to(device, dtype).reshape(())
+        return saveable(value.to(device, dtype).reshape(()))
     return torch.full((), value, dtype=dtype, device=device)

@@ -171,7 +171,7 @@ def tiled_rows(
     """ℓ_i from tiles of Z, this process's x against the y of all processes; (n,)."""
     n = len(x)
     y, ids = gather_rows(y, group), gather_ids(ids, group)  # (N, d), (N,)
-    x, y, s = saveable(x), saveable(y), saveable(s)
+    x, y = saveable(x), saveable(y)
     ids = None if ids is None else saveable(ids)
     tiling = list(tiling_of(n, len(y) * s.dtype.itemsize, 2 if ids is None else 4, group))
     out = Statistics(*clip_statistics(x, y, s, ids, float(label_smoothing), tiling))
