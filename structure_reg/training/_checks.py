@@ -65,11 +65,6 @@ def check_layer_choice(layers: Any) -> None:
         )
 
 
-def check_flag(function: str, name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f"{function}: expected {name} to be a bool, got {type(value).__name__}")
-
-
 def check_seed(function: str, seed: Any) -> None:
     """Refuse what no generator of PyTorch takes."""
     check_count(function, "seed", seed, least=-(2**63))
@@ -179,13 +174,6 @@ def check_unpaired(unpaired: Any) -> None:
             "Aligner.fit: expected unpaired to be two sets of rows, of x and of y, "
             f"got {type(unpaired).__name__}"
         )
-
-
-def no_features(function: str, name: str, features: Any) -> TypeError:
-    return TypeError(
-        f"{function}: expected {name} to be an array, a tensor, or a list or mapping of them, "
-        f"got {type(features).__name__}"
-    )
 
 
 def no_layers(function: str, name: str) -> ValueError:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
+from structure_reg._ids import id_values, number
 from structure_reg.training._checks import (
     check_held_out_loss,
     check_pairs,
@@ -63,12 +64,9 @@ def held_out(function: str, x: Tensor, y: Tensor, ids: Any, y_ids: Any, *, least
         check_pairs(function, x, y, least)
         return HeldOut(x, y, as_ids(function, ids, x))
     check_y_ids(function, ids)
-    values = [z.tolist() if hasattr(z, "tolist") else list(z) for z in (ids, y_ids)]
-    check_row_ids(function, "x", "ids", x, values[0])
-    check_row_ids(function, "y", "y_ids", y, values[1])
-    number: dict[Any, int] = {}
-    of_x, of_y = (
-        torch.tensor([number.setdefault(i, len(number)) for i in side], device=x.device)
-        for side in values
-    )
+    values_x, values_y = id_values(function, "ids", ids), id_values(function, "y_ids", y_ids)
+    check_row_ids(function, "x", "ids", x, values_x)
+    check_row_ids(function, "y", "y_ids", y, values_y)
+    numbers: dict[Hashable, int] = {}
+    of_x, of_y = (number(values, numbers).to(x.device) for values in (values_x, values_y))
     return HeldOut(x, y, of_x, of_y)

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from structure_reg._checks import check_choice, check_count, check_number
+from structure_reg._checks import check_choice, check_count, check_flag, check_number
 from structure_reg.training._checks import (
-    check_flag,
     check_head,
     check_lr,
     check_module,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from structure_reg.losses.clip import ClipLoss
+from structure_reg.losses.clip import LOGIT_SCALE, ClipLoss
 from structure_reg.losses.structure import StructureLoss
 from structure_reg.training.batches import Pairs
 from structure_reg.training.closed_form import CanonicalMap, Heads, canonical_map, shared_width
@@ -14,8 +14,6 @@ from structure_reg.training.objective import Objective, SideStructure
 from structure_reg.training.options import StartOptions
 from structure_reg.training.perplexity import at_perplexity
 from structure_reg.training.trained_heads import WITH_LINEAR_START, heads_at, random_heads
-
-LOGIT_SCALE = 1 / 0.07  # of heads at random weights, as CLIP starts
 
 
 def starting_objective(pairs: Pairs, o: StartOptions, batch_size: int) -> Objective:
