@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from structure_reg import Aligner, StructureLoss, released_aligner, retrieval, select_layers
 from structure_reg.training.batches import Pairs
+from structure_reg.training.data import HeldOut
 from structure_reg.training.loop import train
 from structure_reg.training.side import Side, scaling
 from structure_reg.training.start import starting_objective
@@ -139,7 +140,7 @@ def trained(aligner: Aligner, pairs: Pairs, val: Pairs, test: Pairs) -> dict[str
     start, training = aligner._options()
     torch.manual_seed(training.seed)
     objective = starting_objective(pairs, start, training.batch_size)
-    on_val = validator(objective, val, training.monitor)
+    on_val = validator(objective, HeldOut(val.x, val.y, val.ids), training.monitor)
     heads = objective.head_x, objective.head_y
     on_test: list[float] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 VALIDATION = ("validation_step", "validation")
 
@@ -20,6 +21,9 @@ class History(dict[str, list[float]]):
 
     def __missing__(self, name: str) -> list[float]:
         return self.validation[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return super().get(name, self.validation.get(name, default))
 
     def lists(self) -> dict[str, list[float]]:
         return {**self, **self.validation}

@@ -145,6 +145,8 @@ def test_histories_are_tables(tmp_path: Path) -> None:
     assert list(steps) == ["contrastive", "structure", "logit_scale", "weight"]
     assert list(validations) == ["validation_step", "validation"]
     assert validations["validation"].tolist() == aligner.history_["validation"]
+    assert aligner.history_.get("validation") == aligner.history_["validation"]
+    assert aligner.history_.get("validations", 3) == 3
     assert len(steps) == validations["validation_step"].iloc[-1]
     aligner.save(tmp_path / "aligner")
     loaded = sr.Aligner.load(tmp_path / "aligner")
