@@ -115,7 +115,8 @@ def trained(
         ):
             ablations.whiten(head, z)
     seconds = time.perf_counter() - started
-    return aligner, {"pairs": len(x), "seconds": seconds, "history": aligner.history_}
+    history = {**aligner.history_, **aligner.validation_history_}
+    return aligner, {"pairs": len(x), "seconds": seconds, "history": history}
 
 
 def left(
