@@ -139,7 +139,7 @@ def evaluated(folder: Path, overrides: list[str], root: Path) -> dict[str, Any]:
         **{key: record[key] for key in ("label", "grid", "layer pair", "layers", "seed", "pairs")},
         "retrieval": {
             name: retrieved(aligner, of, layers, run)
-            for name, of in {Path(run["data"]["pairs"]).parent.name: own, **sets}.items()
+            for name, of in {results.folder_name(root / run["data"]["pairs"]): own, **sets}.items()
         },
         "zero-shot": {
             name: classified(aligner, name, layers, run, root)

@@ -31,6 +31,7 @@ import encoders
 import torch
 import torch.distributed as dist
 from pictures import FITS
+from results import folder_name, named
 from tables import Pair, read_pairs
 
 from structure_reg import FeatureStore, extract_features, merge_stores
@@ -42,7 +43,9 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", type=Path, help="pairs.csv written by prepare_data.py")
     parser.add_argument(
-        "--encoder", required=True, help="; ".join(encoders.PACKAGED) + "; hf:, timm:"
+        "--encoder",
+        required=True,
+        help=f"{', '.join(encoders.PACKAGED)}, hf:NAME or timm:NAME; NAME may be a local folder",
     )
     parser.add_argument("--side", choices=("image", "text"), help="modality of the encoder")
     parser.add_argument("--root", type=Path, default=Path("data"))
@@ -74,6 +77,12 @@ def side_of(args: argparse.Namespace) -> str:
     if side is None:
         raise SystemExit(f"{args.encoder}: expected --side image or text, got neither")
     return side
+
+
+def store_name(args: argparse.Namespace) -> str:
+    """Default name of a store: its encoder, and whether it has prompts or a sample."""
+    of = "-prompts" if args.prompts else "-sample" if args.rows != "all" else ""
+    return encoders.source_of(args.encoder).replace("/", "--") + of
 
 
 def sample(pairs: Sequence[Pair], rows: str, seed: int) -> list[int]:
@@ -141,15 +150,12 @@ def main() -> None:
     layers = encoder.layers if layers == ["all"] else layers
     pool = encoders.patches if args.pool == "patches" else args.pool or encoder.pool
 
-    default = (
-        f"{args.table.parent.name}/{args.encoder.split(':')[-1].strip('/').replace('/', '--')}"
-    )
-    default += "-prompts" if args.prompts else "-sample" if args.rows != "all" else ""
-    path = args.root / "features" / (args.name or default)
+    table = folder_name(args.table)
+    path = named(args.root / "features", args.name or f"{table}/{store_name(args)}")
     # The manifest records how a store was made; a store is rejected if any of it has changed.
     text = "\n".join(str(one if side == "text" else one.name) for one in inputs)
     facts = encoder.preprocessing | {
-        "table": args.table.parent.name,
+        "table": table,
         "inputs": crc32(text.encode()),
     }
 

@@ -12,14 +12,30 @@ of scores, and a heat map for each metric.
 from __future__ import annotations
 
 import argparse
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import features
 import layer_pairs
 import matplotlib.pyplot as plt
+import results
 import settings
-from results import as_json, versions
+
+
+def stems(paths: Sequence[Path]) -> list[str]:
+    """Names of the files, with those of their folders where two files have the same name."""
+    count = Counter(path.stem for path in paths)
+    return [
+        path.stem if count[path.stem] == 1 else f"{results.folder_name(path)}-{path.stem}"
+        for path in paths
+    ]
+
+
+def short(model: str) -> str:
+    """Name of a model without what is before it, to fit on an axis."""
+    return model.rpartition(":")[2].rstrip("/").rpartition("/")[2]
 
 
 def main() -> None:
@@ -32,27 +48,29 @@ def main() -> None:
     args = parser.parse_args()
 
     args.output.mkdir(parents=True, exist_ok=True)
-    reports: dict[str, Any] = {"versions": versions()}
-    for path in args.settings:
+    reports: dict[str, Any] = {"versions": results.versions()}
+    for path, stem in zip(args.settings, stems(args.settings), strict=True):
         for run in settings.runs(settings.read(path, args.set, args.base)):
-            name = " ".join([path.stem, *(f"{k}={v}" for k, v in run["grid"].items())])
+            name = " ".join([stem, *(f"{k}={v}" for k, v in run["grid"].items())])
             of = features.load(run["data"], args.root)
+            seed = settings.as_list(run["seeds"])[0]
             rows = features.distinct(of, of.split("train", captions="first"))
             found = layer_pairs.score_pairs(of, rows, run["selection"])
             reports[name] = {
                 "settings": run,
                 "best": layer_pairs.choose_pairs(found, "best", seed=0)["best"],
-                "binned": layer_pairs.choose_pairs(found, "binned", seed=run["seeds"][0]),
+                "binned": layer_pairs.choose_pairs(found, "binned", seed=seed),
                 **found.summary,
             }
             print(f"{name}: {found.text}\n")
             figure, ax = plt.subplots(figsize=(5.4, 6), layout="constrained")
             found.plot(ax)
-            ax.set_ylabel(f"layer of {of.images.manifest.model}")
-            ax.set_xlabel(f"layer of {of.texts.manifest.model}")
-            figure.savefig(args.output / f"{name.replace(' ', '-')}.png", dpi=120)
+            ax.set_ylabel(f"layer of {short(of.images.manifest.model)}")
+            ax.set_xlabel(f"layer of {short(of.texts.manifest.model)}")
+            picture = results.below(args.output, f"{name}.png".replace("/", "-"))
+            figure.savefig(picture, dpi=120)
             plt.close(figure)
-    as_json(args.output / "alignment.json", reports)
+    results.as_json(args.output / "alignment.json", reports)
     print(f"wrote {args.output}")
 
 

@@ -55,6 +55,29 @@ def write_pairs(table: Path, pairs: Sequence[Pair]) -> None:
     pictures = len({pair.id for pair in pairs})
     sizes = ", ".join(f"{count} {split}" for split, count in splits.items())
     print(f"{table}: {len(pairs)} pairs of {pictures} pictures ({sizes})")
+    for what, rows in straddling(pairs).items():
+        if rows:
+            print(f"{table}: warning: {rows} rows have a {what} that is also in another split")
+
+
+def straddling(pairs: Sequence[Pair]) -> dict[str, int]:
+    """Number of rows whose caption, and whose picture, also occurs in another split."""
+    keys: dict[str, list[Hashable]] = {
+        "caption": [spelled(pair.caption) for pair in pairs],
+        "picture": [pair.path.resolve() for pair in pairs],
+    }
+    rows = {}
+    for what, values in keys.items():
+        splits: dict[Hashable, set[str]] = {}
+        for value, pair in zip(values, pairs, strict=True):
+            splits.setdefault(value, set()).add(pair.split)
+        rows[what] = sum(len(splits[value]) > 1 for value in values)
+    return rows
+
+
+def spelled(caption: str) -> str:
+    """A caption as compared with others: without regard to case and spaces."""
+    return " ".join(caption.casefold().split())
 
 
 def read_pairs(table: Path) -> list[Pair]:
@@ -101,14 +124,20 @@ def positives(pairs: Sequence[Pair], *, by: str = "both") -> list[int]:
     captions = numbered(pair.caption for pair in pairs)
     if by != "both":
         return {"image": images, "caption": captions}[by]
-    parent = list(range(len(set(images)) + len(set(captions))))
+    return joined(images, captions)
 
-    def root(node: int) -> int:
-        while parent[node] != node:
-            parent[node] = node = parent[parent[node]]
+
+def joined(*keys: Sequence[Hashable]) -> list[int]:
+    """Number the rows so that those that a chain of equal values in any key connects share one."""
+    parent: dict[Hashable, Hashable] = {}
+
+    def root(node: Hashable) -> Hashable:
+        while (above := parent.setdefault(node, node)) != node:
+            parent[node] = node = parent[above]
         return node
 
-    captions = [len(set(images)) + caption for caption in captions]
-    for image, caption in zip(images, captions, strict=True):
-        parent[root(image)] = root(caption)
-    return numbered(root(image) for image in images)
+    rows = [list(enumerate(values)) for values in zip(*keys, strict=True)]  # a value in its key
+    for first, *others in rows:
+        for other in others:
+            parent[root(other)] = root(first)
+    return numbered(root(row[0]) for row in rows)
