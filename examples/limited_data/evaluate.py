@@ -191,12 +191,23 @@ def table(records: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path, help="the output of train_alignment.py")
-    parser.add_argument(
-        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="evaluation.ks=[1]"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--root", type=Path, default=Path("data"))
+    parser.add_argument("runs", type=Path, help="folder that train_alignment.py wrote to")
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="replace settings, for example evaluation.ks=[1]",
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path("data"),
+        help="folder of tables and features; default: %(default)s",
+    )
     args = parser.parse_args()
     folders = sorted((path.parent for path in args.runs.rglob("result.json")), key=by_number)
     if not folders:

@@ -39,12 +39,34 @@ def short(model: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("settings", type=Path, nargs="+", help="settings files, see configs")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="selection.k=10")
-    parser.add_argument("--base", type=Path, help="settings file that replaces their base")
-    parser.add_argument("--root", type=Path, default=Path("data"))
-    parser.add_argument("--output", type=Path, default=Path("outputs/alignment"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "settings", type=Path, nargs="+", help="YAML files of settings, such as those in configs"
+    )
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="replace settings, for example selection.k=10",
+    )
+    parser.add_argument(
+        "--base", type=Path, help="file to read in place of the base that the settings files name"
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path("data"),
+        help="folder of tables and features; default: %(default)s",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("outputs/alignment"),
+        help="folder to write to; default: %(default)s",
+    )
     args = parser.parse_args()
 
     args.output.mkdir(parents=True, exist_ok=True)
@@ -63,7 +85,9 @@ def main() -> None:
                 **found.summary,
             }
             print(f"{name}: {found.text}\n")
-            figure, ax = plt.subplots(figsize=(5.4, 6), layout="constrained")
+            layers, columns = found.scores.shape
+            size = max(5.4, 2.4 + 0.45 * columns), max(4, 1.4 + 0.34 * layers)  # inches
+            figure, ax = plt.subplots(figsize=size, layout="constrained")
             found.plot(ax)
             ax.set_ylabel(f"layer of {short(of.images.manifest.model)}")
             ax.set_xlabel(f"layer of {short(of.texts.manifest.model)}")

@@ -142,7 +142,8 @@ def table(
     several groups get one split too, unless `straddle`. Given splits stay.
     """
     rows, names = read_table(path)
-    check_columns(path, [columns["path"], columns["caption"]], names)
+    asked = [name for column, name in columns.items() if name != column]
+    check_columns(path, dict.fromkeys([columns["path"], columns["caption"], *asked]), names)
     images, pairs = images or path.parent, []
     for number, row in enumerate(rows, 1):
         name, identity, group, split = (

