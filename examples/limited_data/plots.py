@@ -73,7 +73,7 @@ def by_pairs(path: Path, recalls: Mapping[str, Mapping[int, Sequence[float]]]) -
     figure, ax = plt.subplots(figsize=(6.4, 4), layout="constrained")
     for method, by_count in recalls.items():
         lines(ax, by_count, method)
-    ax.set(xlabel="training pairs", ylabel="mean recall on test", title="mean and range over the seeds")
+    ax.set(xlabel="training pairs", ylabel="mean recall on test", title="mean and range over seeds")
     counted(ax, (count for by_count in recalls.values() for count in by_count))
     legend(figure, ax)
     saved(figure, path)

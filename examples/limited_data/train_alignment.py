@@ -191,7 +191,8 @@ def main() -> None:
             left(folder, {**facts, "seed": seed}, of, rows, run_of_seed, args.root)
             trained_now += 1
     already = f"; skipped {skipped} that had a result" if skipped else ""
-    print(f"wrote {trained_now} runs to {args.output}{already}")
+    runs = "run" if trained_now == 1 else "runs"
+    print(f"wrote {trained_now} {runs} to {args.output}{already}")
 
 
 if __name__ == "__main__":
