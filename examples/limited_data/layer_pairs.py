@@ -17,6 +17,7 @@ from structure_reg.layers.grid import CKA_METRICS, KNN_METRICS
 from structure_reg.layers.plotting import heat_map
 
 BINS = 5
+FEWEST = 8  # pairs that select_layers needs
 LayerPair = tuple[str, str]
 
 
@@ -43,6 +44,11 @@ def score_pairs(features: Features, rows: Tensor, selection: Mapping[str, Any]) 
     others that would take one evaluation per pair of layers and permutation, so they are only
     scored.
     """
+    if len(rows) < FEWEST:
+        raise SystemExit(
+            f"selection: expected at least {FEWEST} training pairs that do not repeat, got "
+            f"{len(rows)}; selection.layers=last needs none"
+        )
     rows = subsample(rows, min(len(rows), selection["max_samples"]), seed=0)
     images = {layer: features.x(layer, rows) for layer in features.images}
     texts = {layer: features.y(layer, rows) for layer in features.texts}

@@ -2,8 +2,9 @@
 
 Each line is a pair, with the columns path, caption, id, group, split. Lines with the same id show
 the same picture, so a picture with five captions has five lines. Lines of one group stay in one
-split: the group is the concept for clip art and the label for classes. Paths are relative to the
-table's folder.
+split: the group is the concept for clip art and the label for classes. Where the splits are ours,
+lines with equal captions or pictures stay in one split too, see splits.py. Paths are relative to
+the table's folder.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
+SPLITS = ("train", "val", "test")
 COLUMNS = ("path", "caption", "id", "group", "split")
 SHOWN = 5  # names listed in a message
 
@@ -51,9 +53,9 @@ def write_pairs(table: Path, pairs: Sequence[Pair]) -> None:
             inside = path.is_relative_to(folder)
             writer.writerow([path.relative_to(folder) if inside else path, *pair[1:]])
     draft.replace(table)
-    splits = Counter(pair.split for pair in pairs)
+    count = Counter(pair.split for pair in pairs)
     pictures = len({pair.id for pair in pairs})
-    sizes = ", ".join(f"{count} {split}" for split, count in splits.items())
+    sizes = ", ".join(f"{count[split]} {split}" for split in SPLITS if count[split])
     print(f"{table}: {len(pairs)} pairs of {pictures} pictures ({sizes})")
     for what, rows in straddling(pairs).items():
         if rows:

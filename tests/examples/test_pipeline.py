@@ -159,6 +159,7 @@ def test_what_is_missing_is_said(prepared: Path, tmp_path: Path, command: Comman
     for option, message in (
         ("data.train=9999", r"expected at most \d+ pictures, got 9999"),
         ("data.images=features/none", "expected a store, got none"),
+        ("data.train=5", "expected at least 8 training pairs that do not repeat, got 5"),
         ("data.pairs=null", "expected pairs, got none"),
         ("selection.layers=[a, b]", "expected one of hidden_states.0, .*, got 'a'"),
         ("selection.layers=first", "expected best, last, binned"),
