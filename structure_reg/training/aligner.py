@@ -27,7 +27,7 @@ from structure_reg.training.fitting import closed_form_heads, trained_heads
 from structure_reg.training.inputs import Features, as_given, as_ids, finite_rows, layer_of
 from structure_reg.training.options import StartOptions, TrainingOptions, field_names
 from structure_reg.training.schedules import cosine_decay
-from structure_reg.training.side import Side, scaling
+from structure_reg.training.side import Side, layer_rows, scaling
 
 FEWEST = 8  # pairs, as select_layers and select_cca need them
 NOISE = 1.0  # standard deviations of a column, when training with STRUCTURE
@@ -123,6 +123,10 @@ class Aligner:
     heads_ : tuple of two nn.Module
         The fitted heads of x and y in eval mode. They expect scaled columns; :meth:`transform_x`
         scales them.
+    modules_ : tuple of two Side
+        The modules of x and y in eval mode: scaling, head and unit rows, as in
+        :meth:`transform_x`. Export these, not `heads_`. They hold the tensors of this Aligner:
+        take a deep copy to change their dtype or device.
     layers_ : tuple
         Names or positions of the aligned layers.
     selection_ : LayerSelection or None
@@ -203,6 +207,11 @@ class Aligner:
         side_x, side_y = self._sides
         return side_x.layer, side_y.layer
 
+    @property
+    def modules_(self) -> tuple[Side, Side]:
+        """Fitted module of each side, from rows of the layer to the shared space."""
+        return self._sides
+
     def fit(
         self,
         x: Features,
@@ -260,7 +269,7 @@ class Aligner:
             held_out = None if validation is None else self._validation_pairs(sides, validation)
             heads, self.history_ = trained_heads(pairs, held_out, start, training)
         side_x.head, side_y.head = heads
-        self._sides = sides
+        self._sides = side_x.eval(), side_y.eval()
         return self
 
     def transform_x(self, x: Features) -> Any:
@@ -411,7 +420,7 @@ class Aligner:
         self, function: str, sides: tuple[Side, Side], x: Features, y: Features
     ) -> tuple[Tensor, Tensor]:
         X, Y = (
-            side.scaled(side.rows(function, features, self.device))
+            side.scaled(layer_rows(function, side, features, self.device))
             for side, features in zip(sides, (x, y), strict=True)
         )
         return X, Y
@@ -428,7 +437,7 @@ class Aligner:
     def _transformed(self, function: str, index: int, features: Features) -> Any:
         self._check_fitted(function)
         side = self._sides[index]
-        rows = side.rows(function, features, self.device)
+        rows = layer_rows(function, side, features, self.device)
         return as_given(side(rows), layer_of(function, side.name, features, side.layer))
 
     def _check_fitted(self, function: str) -> None:
