@@ -89,7 +89,7 @@ for image, ax in zip(args.images, axes[0], strict=True):
         layers(image), layers(args.texts), metric=args.metric, permutations=args.permutations
     )
     print(selection, end="\n\n")
-    selection.plot(ax)
+    selection.plot(ax, x_label=f"layer of {image}", y_label=f"layer of {args.texts}")
 
 args.output.parent.mkdir(parents=True, exist_ok=True)
 figure.savefig(args.output, dpi=120)

@@ -86,11 +86,11 @@ def main() -> None:
             }
             print(f"{name}: {found.text}\n")
             layers, columns = found.scores.shape
-            size = max(5.4, 2.4 + 0.45 * columns), max(4, 1.4 + 0.34 * layers)  # inches
+            size = max(5.8, 2.4 + 0.45 * columns), max(4, 1.4 + 0.34 * layers)  # inches
             figure, ax = plt.subplots(figsize=size, layout="constrained")
-            found.plot(ax)
-            ax.set_ylabel(f"layer of {short(of.images.manifest.model)}")
-            ax.set_xlabel(f"layer of {short(of.texts.manifest.model)}")
+            models = of.images.manifest.model, of.texts.manifest.model
+            x_label, y_label = (f"layer of {short(model)}" for model in models)
+            found.plot(ax, x_label=x_label, y_label=y_label)
             picture = results.below(args.output, f"{name}.png".replace("/", "-"))
             figure.savefig(picture, dpi=120)
             plt.close(figure)
