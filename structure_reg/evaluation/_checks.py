@@ -31,16 +31,12 @@ def check_both_ids(function: str, ids: Any) -> None:
 
 def check_rows(function: str, name: str, rows: Any, width: int | None = None) -> None:
     """Refuse anything that is not a floating (n, d) tensor or array; only its shape is read."""
-    shape = getattr(rows, "shape", None)
-    if shape is None:
-        raise TypeError(
-            f"{function}: expected {name} to be a tensor or an array, got {type(rows).__name__}"
-        )
+    shape = rows.shape
     if len(shape) != 2 or 0 in shape:
         raise ValueError(
             f"{function}: expected {name} of shape (n, d) with n, d >= 1, got {tuple(shape)}"
         )
-    if "float" not in str(getattr(rows, "dtype", "float")):  # a table has no dtype
+    if "float" not in getattr(rows.dtype, "name", str(rows.dtype)):
         raise TypeError(f"{function}: expected {name} of a floating dtype, got {rows.dtype}")
     if width is not None and shape[1] != width:
         raise ValueError(f"{function}: expected {name} with {width} columns, got {shape[1]}")

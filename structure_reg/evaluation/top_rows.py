@@ -61,8 +61,9 @@ def top_rows(queries: Tensor, gallery: Any, k: int, offset: Tensor, dtype: torch
 
 def as_rows(function: str, name: str, x: Any) -> Any:
     """A tensor, or an array of NumPy's kind, in memory or in a file, which is read in blocks."""
-    in_blocks = hasattr(x, "__getitem__") and isinstance(getattr(x, "dtype", None), np.dtype)
-    return x if in_blocks and len(x.shape) == 2 else as_tensor(function, name, x)
+    dtype = getattr(x, "dtype", None)
+    in_blocks = isinstance(dtype, np.dtype) and dtype.kind != "O" and len(x.shape) == 2
+    return x if in_blocks else as_tensor(function, name, x)
 
 
 def read_rows(gallery: Any, rows: slice, device: torch.device) -> Tensor:

@@ -255,8 +255,8 @@ X = torch.ones(12, 3)
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
-        (([[1.0]], X), {}, TypeError, "queries to be a tensor or an array, got list"),
-        ((X, "X"), {}, TypeError, "gallery to be a tensor or an array, got str"),
+        (("X", X), {}, TypeError, "queries to be an array or a tensor, got str"),
+        ((X, "X"), {}, TypeError, "gallery to be an array or a tensor, got str"),
         ((X, X.long()), {}, TypeError, "gallery of a floating dtype, got torch.int64"),
         ((X[0], X), {}, ValueError, r"queries of shape \(n, d\) with n, d >= 1, got \(3,\)"),
         ((X, X[:0]), {}, ValueError, r"gallery of shape .*, got \(0, 3\)"),
@@ -268,7 +268,7 @@ X = torch.ones(12, 3)
         ((X, X), {"csls": (X,)}, TypeError, r"csls to be \(x_bank, y_bank\), got tuple"),
         ((X, X), {"csls": (X[:, :2], X)}, ValueError, "x_bank with 3 columns, got 2"),
         ((X, X), {"csls": (X[:3, 0], X)}, ValueError, "x_bank with the local .* 12 rows, got 3"),
-        ((X, X), {"csls": (None, X)}, TypeError, "x_bank to be a tensor or an array, got None"),
+        ((X, X), {"csls": (None, X)}, TypeError, "x_bank to be an array or a tensor, got NoneType"),
     ],
 )
 def test_refuses(
