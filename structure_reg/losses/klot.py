@@ -71,7 +71,7 @@ def klot_loss(
         Entropic regularisation :math:`\epsilon^* > 0` of the teacher's plan.
     iterations : int
         Sinkhorn iterations, >= 1, for each plan. One more half-step updates u, and the result is
-        averaged with the previous u, so that both marginals are off by the same amount.
+        averaged with the previous u, so that the two marginals share the remaining error.
     group : torch.distributed.ProcessGroup, optional
         Process group whose rows together form the batch, the same number on each process. None: the
         batch is this process's rows.
