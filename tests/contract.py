@@ -287,8 +287,8 @@ KLOT = Promise(
     oracle=oracles.klot_loss,
     # The gradient is the derivative, and the sides are alike, once Sinkhorn has converged.
     variants=(
-        {"epsilon": 0.5, "teacher_epsilon": 0.3, "iterations": 100},
-        {"epsilon": 0.3, "iterations": 200},
+        {"epsilon": 0.5, "teacher_epsilon": 0.4, "iterations": 60},
+        {"epsilon": 0.4, "teacher_epsilon": 0.2, "iterations": 100},
     ),
     gradient=(0, 1),
     twice=False,

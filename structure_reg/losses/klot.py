@@ -17,17 +17,17 @@ from structure_reg._gram import unit_rows
 from structure_reg._kernels.klot_tiles import klot_sum
 from structure_reg._kernels.sinkhorn import PLAN_ROWS, column_potentials
 from structure_reg._kernels.transforms import transformed
-from structure_reg._precision import full_precision, promote
+from structure_reg._precision import full_precision, promote, scalar_tensor
 from structure_reg._tiles import tile_rows
 from structure_reg.losses._checks import check_unpaired
 
 
 class Regularisation(NamedTuple):
-    """Of both plans."""
+    """How the two plans are computed: the options of :func:`klot_loss` but the group."""
 
-    epsilon: float
-    teacher_epsilon: float
-    iterations: int
+    epsilon: float  # ε of P
+    teacher_epsilon: float  # ε* of P*
+    iterations: int  # of Sinkhorn, for each plan
 
 
 def klot_loss(
@@ -189,7 +189,9 @@ def tiled_loss(
             column_potentials(teacher_x, teacher_y, teacher_epsilon, iterations, group),
         ]
     )
-    scales = y.new_tensor([1 / epsilon, 1 / teacher_epsilon])
+    scales = torch.stack(
+        [scalar_tensor(1 / e, y.dtype, y.device) for e in (epsilon, teacher_epsilon)]
+    )
     n, height = len(x) * processes(group), min(PLAN_ROWS, tile_rows(6 * len(y) * y.itemsize))
     grad = torch.is_grad_enabled()
     needs = [grad and x.requires_grad, grad and y.requires_grad]

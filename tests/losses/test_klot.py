@@ -387,7 +387,9 @@ def step(group: Any, options: dict[str, Any], budget: float) -> tuple[Tensor, li
 
 @pytest.mark.parametrize("ranks", GROUPS)
 @pytest.mark.parametrize("budget", [1e-9, 64.0])
-@pytest.mark.parametrize("options", [{}, {"epsilon": 0.2, "iterations": 1}, SHARP])
+@pytest.mark.parametrize(
+    "options", [{"iterations": 9}, {"iterations": 1}, {**SHARP, "iterations": 9}]
+)
 def test_processes_equal_one(processes, ranks, options, budget):
     expected, gradients = step(None, options, budget)
     for found, of_process in processes.run(ranks, step, options, budget):
