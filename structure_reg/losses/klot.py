@@ -133,8 +133,8 @@ def klot_loss(
     >>> bool(klot_loss(teacher_x @ rotation, teacher_y, teacher_x, teacher_y) > 1)
     True
     """
-    options = Regularisation(epsilon, teacher_epsilon, iterations)
-    check_regularisation("klot_loss", options)
+    check_regularisation("klot_loss", epsilon, teacher_epsilon, iterations)
+    options = Regularisation(float(epsilon), float(teacher_epsilon), int(iterations))
     check_unpaired("klot_loss", x, y, teacher_x, teacher_y, group)
     x, y, teacher_x, teacher_y = promote(x, y, teacher_x.detach(), teacher_y.detach())
     form = plain_loss if transformed(x) or transformed(y) else tiled_loss
@@ -199,10 +199,12 @@ def tiled_loss(
     return mean_over_processes(total * processes(group), group)
 
 
-def check_regularisation(function: str, options: Regularisation) -> None:
-    check_number(function, "epsilon", options.epsilon, above=0.0)
-    check_number(function, "teacher_epsilon", options.teacher_epsilon, above=0.0)
-    check_count(function, "iterations", options.iterations)
+def check_regularisation(
+    function: str, epsilon: float, teacher_epsilon: float, iterations: int
+) -> None:
+    check_number(function, "epsilon", epsilon, above=0.0)
+    check_number(function, "teacher_epsilon", teacher_epsilon, above=0.0)
+    check_count(function, "iterations", iterations)
 
 
 class KlotLoss(nn.Module):
@@ -237,7 +239,7 @@ class KlotLoss(nn.Module):
         group: Any = None,
     ) -> None:
         super().__init__()
-        check_regularisation("KlotLoss", Regularisation(epsilon, teacher_epsilon, iterations))
+        check_regularisation("KlotLoss", epsilon, teacher_epsilon, iterations)
         check_group("KlotLoss", group)
         self.epsilon = epsilon
         self.teacher_epsilon = teacher_epsilon
