@@ -312,6 +312,7 @@ KLOT = Promise(
         ({"iterations": 0}, ValueError),
         ({"iterations": 1.5}, TypeError),
     ),
+    arrays=False,
 )
 
 PROMISES: dict[str, Promise] = {

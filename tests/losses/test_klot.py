@@ -362,13 +362,6 @@ def test_refuses_what_does_not_fit(change, message):
         klot_loss(*tensors)
 
 
-def test_options_may_be_numbers_of_numpy():
-    tensors = features()
-    options = {"epsilon": np.float32(0.5), "teacher_epsilon": np.float64(0.25)}
-    value = klot_loss(*tensors, **options, iterations=np.int64(7))
-    assert value == klot_loss(*tensors, epsilon=0.5, teacher_epsilon=0.25, iterations=7)
-
-
 # One batch over processes.
 
 ROWS, COLUMNS = 24, 16  # in all, which 1, 2 and 4 processes share evenly
