@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from structure_reg._tiles import tile_budget
+from structure_reg.evaluation.csls import local_scaling
 from structure_reg.evaluation.hypersphere import alignment, modality_gap, uniformity
 from structure_reg.evaluation.neighbourhood import (
     continuity,
@@ -10,6 +11,7 @@ from structure_reg.evaluation.neighbourhood import (
     trustworthiness,
 )
 from structure_reg.evaluation.retrieval import Retrieval, RetrievalDirection, retrieval
+from structure_reg.evaluation.search import SearchResult, search
 from structure_reg.evaluation.zero_shot import ZeroShot, class_embeddings, zero_shot
 from structure_reg.features.extraction import extract_features
 from structure_reg.features.freezing import freeze
@@ -35,6 +37,7 @@ from structure_reg.losses.clip import ClipLoss, clip_loss
 from structure_reg.losses.diagnostics import StructureDiagnostics, structure_diagnostics
 from structure_reg.losses.divergence import js_divergence, reverse_js_divergence
 from structure_reg.losses.frozen import FrozenStructure
+from structure_reg.losses.klot import KlotLoss, klot_loss
 from structure_reg.losses.siglip import SigLipLoss, siglip_loss
 from structure_reg.losses.structure import StructureLoss, structure_loss
 from structure_reg.losses.temperature import temperature_for_perplexity
@@ -53,6 +56,7 @@ from structure_reg.similarity.streaming import CKA
 from structure_reg.similarity.ties import tie_fraction
 from structure_reg.training.aligner import Aligner
 from structure_reg.training.released import released_aligner
+from structure_reg.training.side import Side
 
 __version__ = version("structure-reg")
 
@@ -66,6 +70,7 @@ __all__ = [
     "FeatureStore",
     "FrozenStructure",
     "GatedHead",
+    "KlotLoss",
     "LayerSelection",
     "LinearHead",
     "MinibatchCKA",
@@ -75,6 +80,8 @@ __all__ = [
     "ResidualHead",
     "Retrieval",
     "RetrievalDirection",
+    "SearchResult",
+    "Side",
     "SigLipLoss",
     "StructureDiagnostics",
     "StructureLoss",
@@ -99,9 +106,11 @@ __all__ = [
     "freeze",
     "jaccard_knn",
     "js_divergence",
+    "klot_loss",
     "layer_similarity",
     "lcs_knn",
     "load_heads",
+    "local_scaling",
     "log_transition_matrix",
     "merge_stores",
     "modality_gap",
@@ -115,6 +124,7 @@ __all__ = [
     "rsa",
     "rv",
     "save_heads",
+    "search",
     "select_cca",
     "select_layers",
     "siglip_loss",
