@@ -57,6 +57,13 @@ def check_folds(function: str, distinct: int, least: int) -> None:
         )
 
 
+def no_held_out_pairs(function: str) -> ValueError:
+    return ValueError(
+        f"{function}: expected ridge to be a number with PairMoments, which keep no pairs to hold "
+        "out, got None"
+    )
+
+
 def no_pairs(function: str) -> ValueError:
     return ValueError(f"{function}: expected at least one pair, got none")
 

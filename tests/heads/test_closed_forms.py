@@ -25,6 +25,7 @@ from structure_reg import (
     fit_csa,
     fit_procrustes,
     fit_ridge,
+    select_cca,
 )
 from structure_reg.heads.moments import PairRows
 from structure_reg.heads.ridge import regression
@@ -175,8 +176,8 @@ def test_without_a_ridge_wide_features_are_regressed_exactly() -> None:
 
 def test_csa_without_power_is_the_cosine_of_cca() -> None:
     x, y = pairs(30)
-    plain = scores(fit_cca(x, y, dim=3), X_TEST, Y_TEST)
-    found = scores(fit_csa(x, y, dim=3, power=0.0), X_TEST, Y_TEST)
+    plain = scores(fit_cca(x, y, dim=3, ridge=1.0), X_TEST, Y_TEST)
+    found = scores(fit_csa(x, y, dim=3, ridge=1.0, power=0.0), X_TEST, Y_TEST)
     torch.testing.assert_close(found, plain, rtol=1e-9, atol=1e-12)
 
 
@@ -276,3 +277,27 @@ def test_moments_choose_a_ridge_like_that_of_the_pairs() -> None:
     of_pairs = regression("test", PairRows(x, y), None, True).ridge
     of_moments = regression("test", PairMoments().update(x, y), None, True).ridge
     assert 0.3 < of_pairs / of_moments < 3
+
+
+def test_cca_chooses_what_held_out_pairs_choose() -> None:
+    x, y = pairs(60)
+    chosen = select_cca(x, y)
+    fixed = scores(fit_cca(x, y, ridge=chosen.ridge, power=chosen.power), X_TEST, Y_TEST)
+    torch.testing.assert_close(scores(fit_cca(x, y), X_TEST, Y_TEST), fixed)
+    other = scores(fit_cca(x, y, power=chosen.power + 1), X_TEST, Y_TEST)
+    expected = fit_cca(x, y, ridge=chosen.ridge, power=chosen.power + 1)
+    torch.testing.assert_close(other, scores(expected, X_TEST, Y_TEST))
+    weights = fit_csa(x, y)[0].weights
+    assert torch.equal(weights, fit_csa(x, y, ridge=chosen.ridge)[0].weights)
+
+
+def test_fewer_pairs_than_can_be_held_out_are_shrunk_all_the_same() -> None:
+    x, y = pairs(5)
+    fixed = scores(fit_cca(x, y, ridge=10.0, power=1.0), X_TEST, Y_TEST)
+    torch.testing.assert_close(scores(fit_cca(x, y), X_TEST, Y_TEST), fixed)
+
+
+@pytest.mark.parametrize("fit", [fit_cca, fit_csa])
+def test_moments_need_a_ridge(fit: Fit) -> None:
+    with pytest.raises(ValueError, match="expected ridge to be a number with PairMoments"):
+        fit(PairMoments().update(*pairs(20)))
