@@ -5,8 +5,8 @@
 On two of four folds of the train and val splits by `group`, so that no concept is on both sides, of
 each set and both image encoders: mean recall on the rows left out, of the start of `Aligner` (a CCA
 whose ridges, power and layers are chosen on the training rows) and of the default after training.
-Prints percent by choice of layers, and the mean gain over the best pair with its standard error. The
-test split is not read. `--sets icons --sizes 1000 3000` takes a quarter of an hour of one core.
+Prints percent by choice of layers, and the mean gain over the best pair with its standard error.
+The test split is not read. `--sets icons --sizes 1000 3000` takes a quarter of an hour of one core.
 """
 
 from __future__ import annotations
@@ -69,11 +69,9 @@ def main() -> None:
         means = [float(np.mean([fold[choice] for fold in cell])) for cell in found.values()]
         gains = np.array([fold[choice] for cell in found.values() for fold in cell]) / pairs - 1
         error = gains.std(ddof=1) / len(gains) ** 0.5
-        print(
-            f"{choice:32}"
-            + " ".join(f"{m:18.1f}" for m in means)
-            + f" | {100 * gains.mean():+.1f} ± {100 * error:.1f} %, least {100 * gains.min():+.1f} %"
-        )
+        mean, error, least = (100 * value for value in (gains.mean(), error, gains.min()))
+        cells = " ".join(f"{m:18.1f}" for m in means)
+        print(f"{choice:32}{cells} | {mean:+.1f} ± {error:.1f} %, least {least:+.1f} %")
 
 
 if __name__ == "__main__":
