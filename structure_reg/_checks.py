@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -161,6 +162,13 @@ def check_count(function: str, name: str, value: Any, *, least: int = 1) -> None
         raise TypeError(f"{function}: expected {name} to be an integer, got {type(value).__name__}")
     if value < least:
         raise ValueError(f"{function}: expected {name} >= {least}, got {value}")
+
+
+def check_flag(function: str, name: str, value: Any) -> bool:
+    """Return a boolean as Python's; a string or a number would have a truth, but maybe no sense."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{function}: expected {name} to be a bool, got {type(value).__name__}")
+    return bool(value)
 
 
 def check_choice(function: str, name: str, value: Any, choices: Collection[str]) -> None:

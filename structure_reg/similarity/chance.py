@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from structure_reg._checks import check_choice, check_layers
+from structure_reg._checks import check_choice, check_flag, check_layers
 from structure_reg._precision import full_precision, result_dtype
 from structure_reg.similarity.grams import KERNELS, Layer, gram_sums, prepare
 from structure_reg.similarity.hsic import centered_diagonal, hsic
@@ -30,8 +30,8 @@ class Chance(NamedTuple):
 
 @torch.no_grad()
 def cka_chance(
-    xs: Sequence[Tensor],
-    ys: Sequence[Tensor],
+    xs: Mapping[str, Tensor] | Sequence[Tensor],
+    ys: Mapping[str, Tensor] | Sequence[Tensor],
     *,
     kernel: str = "linear",
     debiased: bool = True,
@@ -53,7 +53,7 @@ def cka_chance(
 
     Parameters
     ----------
-    xs, ys : sequence of Tensor of shape (n, d)
+    xs, ys : sequence or mapping of Tensor of shape (n, d)
         Layers of the two encoders for the same n >= 4 samples.
     kernel, debiased
         Form of CKA, as in :func:`cka`.
@@ -84,13 +84,15 @@ def cka_chance(
     """
     check_layers("cka_chance", rows=4, xs=xs, ys=ys)
     check_choice("cka_chance", "kernel", kernel, KERNELS)
+    debiased = check_flag("cka_chance", "debiased", debiased)
+    xs, ys = (list(z.values() if isinstance(z, Mapping) else z) for z in (xs, ys))
     n, dtype = xs[0].shape[0], result_dtype(*xs, *ys)
     if debiased:
         mean = xs[0].new_zeros(len(xs), len(ys), dtype=dtype)
         return Chance(mean, mean + math.sqrt(2 / (n * (n - 3))))
     with full_precision(xs[0].device):
         (T, T_2, S), (U, U_2, V) = (
-            moments([prepare(x, kernel) for x in side]) for side in (xs, ys)
+            moments([prepare(x.to(dtype), kernel) for x in side]) for side in (xs, ys)
         )
         A, A_y = (n - 1) * T_2 - T**2, (n - 1) * U_2 - U**2
         B = n * (n + 1) * S - (n - 1) * (T**2 + 2 * T_2)
