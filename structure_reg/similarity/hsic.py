@@ -7,9 +7,6 @@ from torch import Tensor
 
 from structure_reg.similarity.grams import Margins
 
-# Largest error of a sum of terms, as a multiple of their machine epsilons.
-ROUNDING = 4
-
 
 def hsic(inner: Tensor, x: Margins, y: Margins, *, debiased: bool) -> Tensor:
     r"""HSIC of every kernel of `x` with every kernel of `y`, up to a factor that depends on n.
@@ -56,16 +53,16 @@ def norms(inner: Tensor, x: Margins, *, debiased: bool, eps: float) -> Tensor:
     if not debiased:
         return h.sqrt()
     others = x.diagonal.sum(-1).square() - x.diagonal.square().sum(-1)  # sum of K_ii K_jj, i != j
-    return root_above(eps * inner.diagonal() + eps**2 * others, h)
+    return root_above_rounding(h, x.rows.shape[-1] * (eps * inner.diagonal() + eps**2 * others))
 
 
-def root_above(rounding: Tensor, h: Tensor) -> Tensor:
+def root_above_rounding(h: Tensor, rounding: Tensor) -> Tensor:
     """Square root of h, or NaN if h is no more than the rounding of its terms.
 
     The terms cancel where the entries off the diagonal follow from their rows and columns, as in
     rows that are all equally far apart.
     """
-    return torch.where(h > ROUNDING * rounding, h, torch.nan).sqrt()
+    return torch.where(h > rounding, h, torch.nan).sqrt()
 
 
 def cosine(h: Tensor, x_norms: Tensor, y_norms: Tensor, *, debiased: bool) -> Tensor:

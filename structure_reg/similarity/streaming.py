@@ -13,8 +13,10 @@ from structure_reg._precision import full_precision, result_dtype
 from structure_reg.similarity.cka import least_rows
 from structure_reg.similarity.features import longest_rows, off_diagonal_product
 from structure_reg.similarity.grams import product_with_others
-from structure_reg.similarity.hsic import cosine, root_above
+from structure_reg.similarity.hsic import cosine, root_above_rounding
 from structure_reg.similarity.origin import typical_row
+
+EPS = torch.finfo(torch.float64).eps
 
 
 class CKA:
@@ -117,7 +119,7 @@ class CKA:
         h, roots = {}, {}
         for pair in self.products:
             h[pair], rounding = self._hsic(*pair)
-            roots[pair] = root_above(rounding, h[pair])[None]
+            roots[pair] = root_above_rounding(h[pair], rounding)[None]
         value = cosine(h[0, 1], roots[0, 0], roots[1, 1], debiased=self.debiased)
         return value.reshape(()).to(self.dtype)
 
@@ -176,7 +178,10 @@ class CKA:
         rows = X_sum @ C @ Y_sum - X_sum @ x_norms - Y_sum @ y_norms + diagonals + r_K @ r_L
         totals = (r_K.sum() - trace_K) * (r_L.sum() - trace_L)
         h: Tensor = inner - 2 / (n - 2) * rows + totals / ((n - 1) * (n - 2))
-        return h, torch.finfo(torch.float64).eps * (square + diagonals)
+        far_x, far_y = square_norms(X), square_norms(Y)
+        others = (trace_K + far_x.sum()) * (trace_L + far_y.sum()) - diagonals - far_x @ far_y
+        rounding = EPS * (square + diagonals) + torch.finfo(self.dtype).eps ** 2 * others
+        return h, n * rounding
 
     def __repr__(self) -> str:
         return f"CKA(debiased={self.debiased}, samples={self.samples})"
