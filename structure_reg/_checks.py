@@ -79,6 +79,16 @@ def check_layers(function: str, *, rows: int = 2, **sides: Any) -> None:
     check_device(function, "all layers", *tensors)
 
 
+def check_one_pair_of_widths(function: str, widths: set[tuple[int, ...]]) -> tuple[int, ...]:
+    """Refuse pairs of different widths, or none at all, over the processes of a group."""
+    if len(widths) != 1:
+        got = " and ".join(map(str, sorted(widths))) or "no pairs"
+        raise ValueError(
+            f"{function}: expected pairs of the same widths (d_x, d_y) on every process, got {got}"
+        )
+    return next(iter(widths))
+
+
 def check_same_width(function: str, **features: Tensor) -> None:
     widths = {name: x.shape[1] for name, x in features.items()}
     if len(set(widths.values())) > 1:
@@ -117,6 +127,18 @@ def check_ids(function: str, ids: Any, x: Tensor, *, name: str = "ids") -> None:
             f"{function}: expected {name} of shape ({x.shape[0]},), got {tuple(ids.shape)}"
         )
     check_device(function, f"{name} and features", ids, x)
+
+
+def check_group(function: str, group: Any) -> None:
+    """Refuse anything but None or a process group that this process belongs to."""
+    if group is None:
+        return
+    available = torch.distributed.is_available()
+    if not (available and isinstance(group, torch.distributed.ProcessGroup)):
+        raise TypeError(
+            f"{function}: expected group to be a torch.distributed.ProcessGroup that this process "
+            f"belongs to, got {type(group).__name__}"
+        )
 
 
 def check_even_shapes(

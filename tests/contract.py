@@ -137,7 +137,7 @@ IDS = torch.tensor([3, 1, 3, 2, 1, 3, 7, 8, 9, 9, 4, 0])
 
 def of_neighbours(oracle: Callable[..., float]) -> Callable[..., float]:
     """An oracle of lists of k neighbours, k by Rice's rule where none is given."""
-    return lambda x, y, k=None: oracle(x, y, k or ceil(2 * cbrt(len(x))))
+    return lambda x, y, k=None: oracle(x, y, k or ceil(round(2 * cbrt(len(x)), 9)))
 
 
 def of_tensors(oracle: Callable[..., float]) -> Callable[..., float]:
@@ -376,6 +376,7 @@ TESTED_IN = {
     "LayerSelection": "layers/test_selection.py",
     "LinearHead": "heads/test_trained.py",
     "MinibatchCKA": "similarity/test_streaming.py",
+    "PairMoments": "heads/test_moments.py",
     "MlpHead": "heads/test_trained.py",
     "ReferenceTap": "features/test_reference.py",
     "ResidualHead": "heads/test_trained.py",

@@ -8,9 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import oracles_neighbours
 import pytest
 import torch
-from contract import IDS, PROMISES, TESTED_IN, Options, Promise, Tensors, normal
+from contract import (
+    IDS,
+    PROMISES,
+    TESTED_IN,
+    Options,
+    Promise,
+    Tensors,
+    normal,
+    one_width,
+    two_widths,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -130,6 +141,56 @@ def test_reductions_agree(name: str, options: Options) -> None:
     assert rows.shape == (N,)
     torch.testing.assert_close(rows.mean(), mean)
     torch.testing.assert_close(rows.sum(), total)
+
+
+def one_hot(n: int, classes: int, seed: int) -> Tensor:
+    return torch.eye(classes, dtype=torch.float64)[torch.arange(n) % classes].roll(seed, 0)
+
+
+# Rows as classes and captions bring them: equal on one side or on both, in groups or all of them.
+TIED_ROWS = {
+    "one-hot": (one_hot(24, 3, 0), one_hot(24, 4, 1)),
+    "copies": (normal(8, 6, seed=0).repeat(3, 1), normal(12, 4, seed=1).repeat_interleave(2, 0)),
+    "directions": (one_hot(24, 4, 0) * normal(24, 1, seed=2).exp(), normal(24, 4, seed=3)),
+    "one collapsed": (torch.full((24, 6), 0.3, dtype=torch.float64), normal(24, 4, seed=4)),
+}
+every_tie = pytest.mark.parametrize("tied", TIED_ROWS.values(), ids=TIED_ROWS)
+SIMILARITIES = [
+    name
+    for name, promise in PROMISES.items()
+    if promise.paired and promise.inputs in (one_width, two_widths) and not promise.by_sample
+]
+COUNTS = [name for name in SIMILARITIES if name.endswith("_knn")]
+
+
+@every_tie
+@pytest.mark.parametrize("name", [name for name in SIMILARITIES if name not in COUNTS])
+def test_order_of_tied_rows_does_not_matter(name: str, tied: Tensors) -> None:
+    tensors = tuple(x[:, :3] for x in tied)
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
+    value = call(name, tensors, {})
+    moved = call(name, tuple(x[order] for x in tensors), {})
+    torch.testing.assert_close(moved, value, rtol=1e-9, atol=1e-9, equal_nan=True)
+
+
+@every_tie
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", COUNTS)
+def test_ties_are_broken_on_each_side_by_itself(
+    name: str, dtype: torch.dtype, tied: Tensors
+) -> None:
+    """The mean over orders of the rows is the mean over orders of the ties."""
+    x, y = (z.to(dtype) for z in tied)
+    g = torch.Generator().manual_seed(0)
+    orders = [torch.randperm(24, generator=g) for _ in range(60)]
+    found = torch.stack([call(name, (x[o], y[o]), {"k": 3}) for o in orders]).double()
+    if (x == x[0]).all():
+        assert found.isnan().all()
+        return
+    oracle = getattr(oracles_neighbours, name)
+    expected = oracles_neighbours.mean_over_ties(oracle, x.numpy(), y.numpy(), 3)
+    error = found.std().item() * (1 / 60 + 1 / 200) ** 0.5
+    assert found.mean().item() == pytest.approx(expected, abs=4 * error + 1e-6)
 
 
 @every_function

@@ -66,6 +66,18 @@ def test_only_the_checks_raise(file: Path) -> None:
 
 
 @every_file
+def test_private_functions_take_at_most_eight_parameters(file: Path) -> None:
+    """Public functions and constructors are flat; below them, options travel in records."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.FunctionDef) and node.name not in {*sr.__all__, "__init__"}:
+            names = [
+                a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+            ]
+            count = len([name for name in names if name not in ("self", "cls", "ctx")])
+            assert count <= 8, f"{file.name}:{node.lineno} {node.name} takes {count}"
+
+
+@every_file
 def test_no_host_waits_for_a_device_in_losses(file: Path) -> None:
     if file.parent.name == "losses" and file.name != "temperature.py":
         assert ".item()" not in file.read_text()

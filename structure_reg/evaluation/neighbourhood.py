@@ -8,7 +8,7 @@ from torch import Tensor
 from structure_reg._checks import check_choice, check_paired
 from structure_reg._precision import result_dtype
 from structure_reg.evaluation._checks import check_neighbours
-from structure_reg.evaluation.distances import METRICS, distance_tiles, memberships
+from structure_reg.evaluation.distances import METRICS, Distances, distance_tiles, memberships
 from structure_reg.evaluation.ranks import nan_of
 from structure_reg.evaluation.ties import places
 
@@ -163,8 +163,8 @@ def neighbourhood_overlap(
     n = len(frozen)
     shared = torch.stack(
         [
-            (memberships(D_f, k, rounding_f) * memberships(D_a, k, rounding_a)).sum()
-            for (D_f, rounding_f), (D_a, rounding_a) in distance_tiles(frozen, aligned, metric)
+            (memberships(D_f, k) * memberships(D_a, k)).sum()
+            for D_f, D_a in distance_tiles(frozen, aligned, metric)
         ]
     ).sum()
     return in_input_dtype(shared / (n * k), frozen, aligned)
@@ -184,19 +184,19 @@ def share_of_true_neighbours(before: Tensor, after: Tensor, k: int, metric: str)
     Z = k * (2 * n - 3 * k - 1) if 2 * k < n else (n - k) * (n - k - 1)
     beyond = torch.stack(
         [
-            ranks_beyond_k(D_b, rounding_b, memberships(D_a, k, rounding_a), k)
-            for (D_b, rounding_b), (D_a, rounding_a) in distance_tiles(before, after, metric)
+            ranks_beyond_k(D_b, memberships(D_a, k), k)
+            for D_b, D_a in distance_tiles(before, after, metric)
         ]
     ).sum()
     return in_input_dtype(1 - 2 * beyond / (n * Z), before, after)
 
 
-def ranks_beyond_k(D: Tensor, rounding: Tensor, P: Tensor, k: int) -> Tensor:
+def ranks_beyond_k(distances: Distances, P: Tensor, k: int) -> Tensor:
     """Sum P · E[max(0, r - k)], where r is uniform on the places of a tie: a + 1 to a + t."""
     members = max(k, int((P > 0).sum(1).amax()))  # more than k if the k-th place is tied
     weight, columns = P.topk(members, 1)  # (b, m)
-    nearness = -D.gather(1, columns)
-    a, t = places(-D, nearness, rounding)  # (b, m)
+    D = distances.D.gather(1, columns)
+    a, t = places(-distances.D, -D, distances.rounding(D))  # (b, m)
     lower, upper = (a - k).clamp_min(0).double(), (a + t - k).clamp_min(0).double()
     beyond = (upper * (upper + 1) - lower * (lower + 1)) / 2  # (b, m)
     return (weight * beyond / t).sum()

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from structure_reg._checks import check_count, check_number
+from structure_reg._checks import check_count, check_number, check_paired
 from structure_reg._gram import unit_rows
-from structure_reg.heads._checks import check_at_most, check_fit
-from structure_reg.heads.columns import Columns, columns
+from structure_reg._precision import result_dtype
+from structure_reg.heads._checks import check_at_most
+from structure_reg.heads.columns import Scaling, column_scaling
 
 
 class AsifHead(nn.Module):
@@ -144,20 +145,26 @@ def fit_asif(
     >>> retrieval(head_x(x), head_y(y)).x_to_y.recall[0]
     tensor(1.)
     """
-    dtype = check_fit("fit_asif", x, y)
+    check_paired("fit_asif", x=x, y=y)
+    dtype = result_dtype(x, y)
     k = min(800, len(x)) if k is None else k
     check_count("fit_asif", "k", k)
     check_at_most("fit_asif", "k", k, len(x))
     check_number("fit_asif", "power", power, above=0.0)
-    X = columns("fit_asif", "x", x, standardise=standardise)
-    Y = columns("fit_asif", "y", y, standardise=standardise)
-    return asif_head(X, k, power, dtype), asif_head(Y, k, power, dtype)
+    of_x = column_scaling("fit_asif", "x", x, standardise=standardise)
+    of_y = column_scaling("fit_asif", "y", y, standardise=standardise)
+    return (
+        asif_head(unit_rows(of_x(x)), of_x, k, power, dtype),
+        asif_head(unit_rows(of_y(y)), of_y, k, power, dtype),
+    )
 
 
-def asif_head(side: Columns, k: int, power: float, dtype: torch.dtype) -> AsifHead:
-    n, d = side.Z.shape
+def asif_head(
+    anchors: Tensor, scaling: Scaling, k: int, power: float, dtype: torch.dtype
+) -> AsifHead:
+    n, d = anchors.shape
     with torch.device("meta"):
         head = AsifHead(d, n, k=k, power=power)
-    head.anchors = unit_rows(side.Z).to(dtype)
-    head.mean, head.factor = side.mean.to(dtype), side.factor.to(dtype)
+    head.anchors = anchors.to(dtype)
+    head.mean, head.factor = scaling.mean.to(dtype), scaling.factor.to(dtype)
     return head

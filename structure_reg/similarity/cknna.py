@@ -43,8 +43,8 @@ def cknna(
     Tensor of shape ()
         Value of 1 for equal sides and for a rotation, and of about k / (n - 1) by chance; not
         bounded by 1; symmetric; higher is more similar. float32, or float64 if an input is; no
-        gradient. Same invariances as :func:`mutual_knn`. NaN if an input contains NaN, or if k is
-        so close to n that the denominator is not positive.
+        gradient. Same invariances, ties and NaN as for :func:`mutual_knn`; also NaN if k is so
+        close to n that the denominator is not positive.
 
     Raises
     ------

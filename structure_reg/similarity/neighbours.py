@@ -47,7 +47,11 @@ def mutual_knn(
         Value in [0, 1]; symmetric; higher is more similar. It is k / (n - 1) by chance, so values
         for different n or k are not comparable. float32, or float64 if an input is; no gradient.
         Invariant to a rotation and to a positive scale per row, but not to a translation. NaN if an
-        input contains NaN. The order of equal rows is arbitrary: see :func:`tie_fraction`.
+        input contains NaN, or is constant: all rows share one direction, up to rounding.
+
+        Equally near rows are neighbours in random order, drawn for each side by itself and always
+        alike for the same features. Ties thus count as chance does; a side with ties at the k-th
+        neighbour (:func:`tie_fraction`) does not reach 1 even with itself.
 
     Raises
     ------
@@ -100,7 +104,7 @@ def jaccard_knn(
     Tensor of shape ()
         Value in [0, 1], at most :func:`mutual_knn`; symmetric; higher is more similar; about
         k / (2 (n - 1) - k) by chance. float32, or float64 if an input is; no gradient. Same
-        invariances as :func:`mutual_knn`. NaN if an input contains NaN.
+        invariances, ties and NaN as for :func:`mutual_knn`.
 
     Raises
     ------
@@ -150,8 +154,8 @@ def cycle_knn(
     Tensor of shape ()
         Value in [0, 1]; **not** symmetric; higher is more similar; about
         :math:`1 - (1 - k / (n-1))^k` by chance, many times the chance level of :func:`mutual_knn`.
-        float32, or float64 if an input is; no gradient. Same invariances as :func:`mutual_knn`. NaN
-        if an input contains NaN.
+        float32, or float64 if an input is; no gradient. Same invariances, ties and NaN as for
+        :func:`mutual_knn`.
 
     Raises
     ------
@@ -213,5 +217,5 @@ def knn_pair(
         x, y = x[mask], y[mask]
     size = neighbourhood_size(function, k, len(x))
     identity = torch.arange(len(x), device=x.device)[None]  # (1, n)
-    score = grid([nearest(x, size)], [nearest(y, size)], identity)  # (1, 1, 1)
+    score = grid([nearest(x, size, 0)], [nearest(y, size, 1)], identity)  # (1, 1, 1)
     return score.reshape(()).to(result_dtype(x, y))

@@ -36,8 +36,8 @@ def lcs_knn(
     -------
     Tensor of shape ()
         Value in [0, 1], at most :func:`mutual_knn`; symmetric; higher is more similar. float32, or
-        float64 if an input is; no gradient. Same invariances as :func:`mutual_knn`. NaN if an input
-        contains NaN.
+        float64 if an input is; no gradient. Same invariances, ties and NaN as for
+        :func:`mutual_knn`.
 
     Raises
     ------
@@ -87,8 +87,8 @@ def edit_knn(
     -------
     Tensor of shape ()
         Value in [0, 1], at most :func:`lcs_knn`; symmetric; higher is more similar. float32, or
-        float64 if an input is; no gradient. Same invariances as :func:`mutual_knn`. NaN if an input
-        contains NaN.
+        float64 if an input is; no gradient. Same invariances, ties and NaN as for
+        :func:`mutual_knn`.
 
     Raises
     ------

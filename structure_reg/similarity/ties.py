@@ -1,4 +1,4 @@
-"""Share of the rows whose neighbours are an arbitrary choice among ties."""
+"""Share of the rows whose neighbours are a random choice among ties."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from structure_reg.similarity.nearest import nearest, neighbourhood_size
 def tie_fraction(x: Tensor, *, k: int | str | None = None) -> Tensor:
     r"""Share of the rows whose k-th neighbour is no nearer than the next one.
 
-    The neighbours of such a row are an arbitrary choice, and so is every kNN score that uses them.
-    Causes are duplicates and collapsed layers.
+    The neighbours of such a row are a random choice among ties, which brings every kNN score that
+    uses them closer to chance. Causes are duplicates, one-hot features and collapsed layers.
 
     Parameters
     ----------
@@ -46,8 +46,8 @@ def tie_fraction(x: Tensor, *, k: int | str | None = None) -> Tensor:
 
     Examples
     --------
-    With ten copies of each row, the choice of 4 among 9 equal neighbours is arbitrary; that of all
-    9 is not:
+    With ten copies of each row, the choice of 4 among 9 equal neighbours is random; that of all 9
+    is not:
 
     >>> x = torch.eye(20).repeat_interleave(10, 0)
     >>> tie_fraction(x, k=4), tie_fraction(x, k=9)

@@ -8,14 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from structure_reg.losses.clip import MAX_LOGIT_SCALE
 from structure_reg.losses.frozen import FrozenStructure
-from structure_reg.losses.siglip import SigLipLoss
+from structure_reg.losses.siglip import LOGIT_BIAS, SigLipLoss
 from structure_reg.losses.structure import StructureLoss
 from structure_reg.training.batches import Batch
 from structure_reg.training.closed_form import Heads
 
-LOG_MAX_SCALE = math.log(100)  # as in CLIP
-LOGIT_BIAS = -10.0  # as in SigLIP
+LOG_MAX_SCALE = math.log(MAX_LOGIT_SCALE)
 
 
 class Terms(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from structure_reg.losses.clip import ClipLoss
+from structure_reg.losses.clip import LOGIT_SCALE, ClipLoss
 from structure_reg.losses.structure import StructureLoss
 from structure_reg.losses.temperature import temperature_for_perplexity
 from structure_reg.training.batches import Pairs
@@ -14,7 +14,6 @@ from structure_reg.training.options import StartOptions
 from structure_reg.training.trained_heads import WITH_LINEAR_START, heads_at, random_heads
 
 PERPLEXITY = 40.0
-LOGIT_SCALE = 1 / 0.07  # of heads at random weights, as CLIP starts
 
 
 def starting_objective(pairs: Pairs, o: StartOptions, batch_size: int) -> Objective:
