@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -67,4 +69,7 @@ def neighbour_rows(
 def softmax_tile(x: Tensor, I: slice, temperature: float, S: Tensor, out: Tensor) -> None:
     """Rows I of rowsoftmax(x xᵀ / τ), kept away from zero so that quotients of two are finite."""
     torch.addmm(S, x[I], x.mT, beta=0, alpha=1 / temperature, out=S)
-    torch.softmax(S, -1, out=out).clamp_min_(torch.finfo(x.dtype).tiny)
+    # Processors are 100 times slower where exp is subnormal, and it would become `tiny` anyway.
+    tiny = torch.finfo(x.dtype).tiny
+    torch.clamp_min(S, S.amax(-1, keepdim=True) + math.log(tiny), out=S)
+    torch.softmax(S, -1, out=out).clamp_min_(tiny)
