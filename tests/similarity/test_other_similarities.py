@@ -116,6 +116,34 @@ def test_range(similarity: Callable[..., Tensor]) -> None:
 
 
 @every_similarity
+@settings(deadline=None, max_examples=40)
+@given(
+    n=st.integers(3, 20),
+    widths=st.tuples(*2 * [st.integers(1, 8)]),
+    seed=st.integers(0, 10**6),
+    dtype=st.sampled_from([torch.float16, torch.float32, torch.float64]),
+    alike=st.sampled_from(["itself", "scaled", "integers", "unrelated"]),
+)
+def test_never_leaves_its_range(
+    similarity: Callable[..., Tensor],
+    n: int,
+    widths: tuple[int, int],
+    seed: int,
+    dtype: torch.dtype,
+    alike: str,
+) -> None:
+    """Not even by rounding: arccos of a cosine above 1 is NaN."""
+    x, y = normal(n, widths[0], seed=seed), normal(n, widths[1], seed=seed + 1)
+    if alike == "integers":
+        x, y = x.round(), y.round()
+    y = {"itself": x, "scaled": -3.7 * x + 5}.get(alike, y)
+    least = -1 if similarity is rsa else 0
+    for options in ({}, {"correlation": "spearman"})[: 2 if similarity is rsa else 1]:
+        value = similarity(x.to(dtype), y.to(dtype), **options).item()
+        assert math.isnan(value) or least <= value <= 1
+
+
+@every_similarity
 def test_half_precision_is_computed_in_single(similarity: Callable[..., Tensor]) -> None:
     x, y = (z.half() for z in related(60, 8, 5))
     value = similarity(x, y)
@@ -273,6 +301,16 @@ def test_rsa_of_equidistant_rows_is_nan() -> None:
     x = torch.eye(5, dtype=torch.float64)
     assert rsa(x, normal(5, 3)).isnan()
     assert rsa(x, normal(5, 3), correlation="spearman").isnan()
+
+
+@pytest.mark.parametrize("correlation", ["pearson", "spearman"])
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_rsa_of_an_infinite_entry_is_nan(correlation: str, value: float) -> None:
+    """Ranks made a number of it."""
+    x, y = related(9, 3, 4)
+    x[2, 1] = value
+    assert rsa(x, y, correlation=correlation).isnan()
+    assert rsa(y, x, correlation=correlation).isnan()
 
 
 def test_ranks_share_ties() -> None:
