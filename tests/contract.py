@@ -116,6 +116,7 @@ class Promise:
     call_options: frozenset[str] = frozenset()  # options that the twin takes in its call
     bad_options: tuple[tuple[Options, type[Exception]], ...] = ()
     paired: bool = False  # inputs share their rows
+    arrays: bool = True  # takes what NumPy can read; the losses take tensors only
     half_tolerance: Mapping[torch.dtype, float] = field(
         default_factory=lambda: {torch.bfloat16: 3e-2, torch.float16: 5e-2, torch.float32: 1e-4}
     )
@@ -211,6 +212,7 @@ STRUCTURE = Promise(
         ({"reduction": None}, TypeError),
     ),
     paired=True,
+    arrays=False,
 )
 
 CLIP = Promise(
@@ -241,6 +243,7 @@ CLIP = Promise(
         ({"ids": torch.zeros(3, dtype=torch.long)}, ValueError),
     ),
     paired=True,
+    arrays=False,
 )
 
 SIGLIP = Promise(
@@ -269,6 +272,7 @@ SIGLIP = Promise(
         ({"ids": torch.zeros(12, dtype=torch.bool)}, TypeError),
     ),
     paired=True,
+    arrays=False,
 )
 
 PROMISES: dict[str, Promise] = {
@@ -283,6 +287,7 @@ PROMISES: dict[str, Promise] = {
         invariant=by_centering,
         bounds=lambda options, _n: (-4.0, 4.0) if not options else (-1.0, 1.0),
         bad_options=(({"centering": "mean"}, ValueError), ({"centering": 1}, TypeError)),
+        arrays=False,
     ),
     "log_transition_matrix": Promise(
         inputs=square,
@@ -292,6 +297,7 @@ PROMISES: dict[str, Promise] = {
         invariant=lambda _: {translate: True, scale: False},
         bounds=lambda _options, _n: (-inf, 0.0),
         bad_options=(({"temperature": -1.0}, ValueError), ({"temperature": True}, TypeError)),
+        arrays=False,
     ),
     "js_divergence": Promise(
         inputs=log_rows,
@@ -300,6 +306,7 @@ PROMISES: dict[str, Promise] = {
         invariant=lambda _: {swap: True},
         bounds=lambda _options, _n: (0.0, log(2)),
         paired=True,
+        arrays=False,
     ),
     "reverse_js_divergence": Promise(
         inputs=log_rows,
@@ -308,6 +315,7 @@ PROMISES: dict[str, Promise] = {
         invariant=lambda _: {swap: True},
         bounds=lambda _options, _n: (0.0, 13.2),
         paired=True,
+        arrays=False,
     ),
     "mutual_knn": shares_neighbours(oracles_neighbours.mutual_knn),
     "jaccard_knn": shares_neighbours(oracles_neighbours.jaccard_knn),
@@ -382,6 +390,8 @@ TESTED_IN = {
     "ResidualHead": "heads/test_trained.py",
     "Retrieval": "evaluation/test_retrieval.py",
     "RetrievalDirection": "evaluation/test_retrieval.py",
+    "SearchResult": "evaluation/test_search.py",
+    "Side": "training/test_side.py",
     "StructureDiagnostics": "losses/test_temperature.py",
     "ZeroShot": "evaluation/test_zero_shot.py",
     "cca": "similarity/test_other_similarities.py",
@@ -398,12 +408,14 @@ TESTED_IN = {
     "freeze": "features/test_freezing.py",
     "layer_similarity": "layers/test_selection.py",
     "load_heads": "heads/test_file.py",
+    "local_scaling": "evaluation/test_search.py",
     "merge_stores": "features/test_store.py",
     "neighbourhood_overlap": "evaluation/test_neighbourhood.py",
     "pwcca": "similarity/test_other_similarities.py",
     "released_aligner": "training/test_released.py",
     "retrieval": "evaluation/test_retrieval.py",
     "save_heads": "heads/test_file.py",
+    "search": "evaluation/test_search.py",
     "select_cca": "heads/test_cca_selection.py",
     "select_layers": "layers/test_selection.py",
     "svcca": "similarity/test_other_similarities.py",

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import oracles_neighbours
 import pytest
+import scipy.sparse
 import torch
+from array_kinds import BY_COLUMN, KINDS, WIDENING
 from contract import (
     IDS,
     PROMISES,
@@ -41,6 +43,9 @@ every_loss = pytest.mark.parametrize(
     ("name", "options"), [case for case in VARIANTS if PROMISES[str(case.values[0])].by_sample]
 )
 every_function = pytest.mark.parametrize("name", PROMISES)
+every_array_function = pytest.mark.parametrize(
+    "name", [name for name, promise in PROMISES.items() if promise.arrays]
+)
 
 
 def call(name: str, tensors: Tensors, options: Options) -> Tensor:
@@ -271,10 +276,41 @@ def test_nan_in_nan_out(name: str) -> None:
 def test_refuses_what_is_no_float_tensor(name: str) -> None:
     tensors = inputs(name)
     for position, x in enumerate(tensors):
-        for bad, got in ((x.numpy(), "ndarray"), (x.long(), "torch.int64")):
+        refused = [(x.long(), "torch.int64"), (None, "NoneType"), (x.to_sparse(), "to_dense[(][)]")]
+        if PROMISES[name].arrays:
+            masked = np.ma.masked_greater(x.numpy(), 0)
+            refused += [(x.long().numpy(), "torch.int64"), (x.numpy().astype(str), "dtype <U32")]
+            refused += [(masked, str(masked.mask.sum())), (scipy.sparse.csr_array(x), "toarray.*")]
+        else:
+            refused.append((x.numpy(), "ndarray"))
+        for bad, got in refused:
             arguments = (*tensors[:position], bad, *tensors[position + 1 :])
-            with pytest.raises(TypeError, match=rf"^{name}: expected \w+ .*, got .*{got}$"):
+            with pytest.raises(
+                (TypeError, ValueError), match=rf"^{name}: expected \w+ .*, got .*{got}$"
+            ):
                 call(name, arguments, {})
+
+
+@every_array_function
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_array_counts_as_the_tensor_of_its_numbers(name: str, kind: str) -> None:
+    for dtype in (torch.float64, torch.float32):
+        tensors = inputs(name, dtype=dtype)
+        expected = call(name, tensors, {})
+        for arguments in (map(KINDS[kind], tensors), (KINDS[kind](tensors[0]), *tensors[1:])):
+            found = call(name, tuple(arguments), {})
+            torch.testing.assert_close(found, expected.to(found.dtype), rtol=1e-4, atol=1e-6)
+            if kind not in WIDENING | BY_COLUMN:
+                assert torch.equal(found, expected)
+
+
+@every_variant
+def test_numpy_scalars_count_as_python_numbers(name: str, options: Options) -> None:
+    kinds = {bool: np.bool_, int: np.int64, float: np.float32}
+    as_numpy = {k: kinds[type(v)](v) if type(v) in kinds else v for k, v in options.items()}
+    as_python = {k: v.item() if isinstance(v, np.generic) else v for k, v in as_numpy.items()}
+    tensors = inputs(name, dtype=torch.float32)
+    assert torch.equal(call(name, tensors, as_numpy), call(name, tensors, as_python))
 
 
 @every_function

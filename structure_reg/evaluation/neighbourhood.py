@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_choice, check_paired
 from structure_reg._precision import result_dtype
 from structure_reg.evaluation._checks import check_neighbours
@@ -15,7 +16,7 @@ from structure_reg.evaluation.ties import places
 
 @torch.no_grad()
 def trustworthiness(
-    frozen: Tensor, aligned: Tensor, *, k: int = 10, metric: str = "euclidean"
+    frozen: Array, aligned: Array, *, k: int = 10, metric: str = "euclidean"
 ) -> Tensor:
     r"""Measure how few false neighbours appear: 1 if all aligned neighbours were neighbours before.
 
@@ -30,9 +31,9 @@ def trustworthiness(
 
     Parameters
     ----------
-    frozen : Tensor of shape (n, d0)
+    frozen : Tensor or array of shape (n, d0)
         Features before the head, n >= 3.
-    aligned : Tensor of shape (n, d)
+    aligned : Tensor or array of shape (n, d)
         Features of the same samples after the head.
     k : int
         Size of a neighbourhood, from 1 to n - 2.
@@ -71,14 +72,12 @@ def trustworthiness(
     >>> trustworthiness(x, x[:, :2]), continuity(x, x[:, :2])
     (tensor(0.8286), tensor(0.9727))
     """
-    check_neighbourhoods("trustworthiness", frozen, aligned, k, metric)
+    frozen, aligned, k = check_neighbourhoods("trustworthiness", frozen, aligned, k, metric)
     return share_of_true_neighbours(frozen, aligned, k, metric)
 
 
 @torch.no_grad()
-def continuity(
-    frozen: Tensor, aligned: Tensor, *, k: int = 10, metric: str = "euclidean"
-) -> Tensor:
+def continuity(frozen: Array, aligned: Array, *, k: int = 10, metric: str = "euclidean") -> Tensor:
     r"""Measure how few neighbours are lost: 1 if all frozen neighbours remain neighbours.
 
     .. math:: C(\text{frozen}, \text{aligned}) = T(\text{aligned}, \text{frozen})
@@ -115,13 +114,13 @@ def continuity(
     >>> continuity(x, torch.ones(500, 1))
     tensor(0.5045)
     """
-    check_neighbourhoods("continuity", frozen, aligned, k, metric)
+    frozen, aligned, k = check_neighbourhoods("continuity", frozen, aligned, k, metric)
     return share_of_true_neighbours(aligned, frozen, k, metric)
 
 
 @torch.no_grad()
 def neighbourhood_overlap(
-    frozen: Tensor, aligned: Tensor, *, k: int = 10, metric: str = "euclidean"
+    frozen: Array, aligned: Array, *, k: int = 10, metric: str = "euclidean"
 ) -> Tensor:
     r"""Share of each row's k nearest rows that stay the same after the head.
 
@@ -159,7 +158,7 @@ def neighbourhood_overlap(
     >>> neighbourhood_overlap(x, x[:, :2]), neighbourhood_overlap(x, torch.ones(500, 1))
     (tensor(0.3338), tensor(0.0200))
     """
-    check_neighbourhoods("neighbourhood_overlap", frozen, aligned, k, metric)
+    frozen, aligned, k = check_neighbourhoods("neighbourhood_overlap", frozen, aligned, k, metric)
     n = len(frozen)
     shared = torch.stack(
         [
@@ -171,11 +170,13 @@ def neighbourhood_overlap(
 
 
 def check_neighbourhoods(
-    function: str, frozen: Tensor, aligned: Tensor, k: int, metric: str
-) -> None:
+    function: str, frozen: Array, aligned: Array, k: int, metric: str
+) -> tuple[Tensor, Tensor, int]:
+    frozen, aligned = as_tensors(function, frozen=frozen, aligned=aligned)
     check_paired(function, rows=3, frozen=frozen, aligned=aligned)
-    check_neighbours(function, k, len(frozen))
+    k = check_neighbours(function, k, len(frozen))
     check_choice(function, "metric", metric, METRICS)
+    return frozen, aligned, k
 
 
 def share_of_true_neighbours(before: Tensor, after: Tensor, k: int, metric: str) -> Tensor:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from structure_reg._arrays import Array, as_tensors
+from structure_reg._checks import check_ids, check_paired
 from structure_reg._gram import unit_deviations, unit_rows
+from structure_reg._ids import Ids, as_ids
 from structure_reg._precision import full_precision, promote
-from structure_reg.evaluation._checks import check_gallery, check_ks
+from structure_reg._table import html_table, text_table
+from structure_reg.evaluation._checks import check_both_ids, check_gallery, check_ks
+from structure_reg.evaluation.csls import local_scalings
 from structure_reg.evaluation.ranks import nan_of, score_rounding, tiles
 from structure_reg.evaluation.ties import (
     Standing,
@@ -78,7 +83,17 @@ class Retrieval(NamedTuple):
         return (self.x_to_y.recall.mean() + self.y_to_x.recall.mean()) / 2
 
     def __str__(self) -> str:
-        """Return a table of both directions."""
+        """Return a table of both directions; it reads the values, so the host waits for a GPU."""
+        return text_table(self._cells(), (12, 10, 10))
+
+    def __repr__(self) -> str:
+        """Return the table too: a session shows it without print."""
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(self._cells())
+
+    def _cells(self) -> list[tuple[str, str, str]]:
         a, b = self
         rows = [(f"R@{k}", x, y, ".3f") for k, x, y in zip(a.ks, a.recall, b.recall, strict=True)]
         rows += [
@@ -88,18 +103,19 @@ class Retrieval(NamedTuple):
             ("median rank", a.median_rank, b.median_rank, ".1f"),
             ("queries", a.queries, b.queries, "d"),
         ]
-        lines = [f"{name:12}{x:10{form}}{y:10{form}}" for name, x, y, form in rows]
-        return "\n".join([f"{'':12}{'x -> y':>10}{'y -> x':>10}", *lines])
+        cells = [(name, f"{x:{form}}", f"{y:{form}}") for name, x, y, form in rows]
+        return [("", "x -> y", "y -> x"), *cells]
 
 
 @torch.no_grad()
 def retrieval(
-    x: Tensor,
-    y: Tensor,
+    x: Array,
+    y: Array,
     *,
-    ids: Tensor | None = None,
-    y_ids: Tensor | None = None,
+    ids: Ids | None = None,
+    y_ids: Ids | None = None,
     ks: Sequence[int] = (1, 5, 10),
+    csls: Any = None,
 ) -> Retrieval:
     r"""Rank all rows of one side by their cosine to each row of the other, in both directions.
 
@@ -116,19 +132,24 @@ def retrieval(
 
     Parameters
     ----------
-    x : Tensor of shape (n_x, d)
+    x : Tensor or array of shape (n_x, d)
         Features of one side after its head, at any scale.
-    y : Tensor of shape (n_y, d)
+    y : Tensor or array of shape (n_y, d)
         Features of the other side. Without `y_ids`, row i of `y` is the partner of row i of `x`,
         and n_y = n_x.
-    ids : Tensor of shape (n_x,), optional
-        Integer ids of the rows; rows with the same id are positives of each other. By default, row
-        i of `x` has row i of `y` as its only positive.
-    y_ids : Tensor of shape (n_y,), optional
-        Integer ids of the rows of `y` if they are not those of `x`: for images with five captions
-        each, for a gallery of distinct texts, or for distractors without a query. `ids` by default.
+    ids : Tensor or array of shape (n_x,), optional
+        Ids of the rows, also as a list: integers, strings, dates, tuples or other hashable values.
+        Rows with equal ids are positives of each other. By default, row i of `x` has row i of `y`
+        as its only positive.
+    y_ids : Tensor or array of shape (n_y,), optional
+        Ids of the rows of `y` if they are not those of `x`: for images with five captions each, for
+        a gallery of distinct texts, or for distractors without a query. `ids` by default.
     ks : sequence of int
         Cut-offs of R@k, P@k and mAP@k.
+    csls : tuple, optional
+        Banks (x_bank, y_bank) of rows after their heads, at least 10 each and usually the training
+        rows, never the rows that are evaluated. Rows are then ranked by their CSLS score in place
+        of the cosine, as in :func:`search` with `x` as queries and `y` as gallery.
 
     Returns
     -------
@@ -145,8 +166,8 @@ def retrieval(
     TypeError
         If an argument is of the wrong type.
     ValueError
-        If shapes or devices do not match, if `y_ids` is passed without `ids`, or if a k is not
-        positive.
+        If shapes or devices do not match, if `y_ids` is passed without `ids`, if an id is missing
+        (None or NaN), or if a k is not positive.
 
     See Also
     --------
@@ -173,25 +194,51 @@ def retrieval(
     median rank       50.5      50.5
     queries            100       100
     """
-    check_gallery("retrieval", x, y, ids, y_ids)
-    check_ks("retrieval", ks)
+    name = "retrieval"
+    x, y = as_tensors(name, x=x, y=y)
+    check_gallery(name, x, y)
+    x_numbers, y_numbers = pairing(name, x, y, ids, y_ids)
+    cut_offs = check_ks(name, ks)
     x, y = promote(x, y)
-    if ids is None:
-        ids = torch.arange(len(x), device=x.device)
-    if y_ids is None:
-        y_ids = ids
+    r_x = r_y = None
+    if csls is not None:
+        r_x, r_y = local_scalings(name, csls, x, y, x.device)
+    X, Y = RankedSide(x, x_numbers, r_x), RankedSide(y, y_numbers, r_y)
     with full_precision(x.device):
-        return Retrieval(
-            retrieve(x, y, ids, y_ids, tuple(ks)), retrieve(y, x, y_ids, ids, tuple(ks))
-        )
+        return Retrieval(retrieve(X, Y, cut_offs), retrieve(Y, X, cut_offs))
 
 
-def retrieve(
-    queries: Tensor, gallery: Tensor, ids: Tensor, gallery_ids: Tensor, ks: tuple[int, ...]
-) -> RetrievalDirection:
-    k = torch.tensor([*ks, len(gallery)], device=queries.device)  # the last one is no cut-off
-    values, positives = measure_queries(queries, gallery, ids, gallery_ids, k)
-    values = values[positives > 0] + nan_of(queries, gallery)  # (n, 3 K + 2)
+def pairing(
+    function: str, x: Tensor, y: Tensor, ids: Ids | None, y_ids: Ids | None
+) -> tuple[Tensor, Tensor]:
+    """Return integer ids of the rows of x and of y, by default their positions."""
+    if y_ids is None:
+        check_paired(function, rows=1, x=x, y=y)
+        if ids is None:
+            ids = torch.arange(len(x), device=x.device)
+        (x_numbers,) = as_ids(function, x.device, ids=ids)
+        check_ids(function, x_numbers, x)
+        return x_numbers, x_numbers
+    check_both_ids(function, ids)
+    x_numbers, y_numbers = as_ids(function, x.device, ids=ids, y_ids=y_ids)
+    check_ids(function, x_numbers, x)
+    check_ids(function, y_numbers, y, name="y_ids")
+    return x_numbers, y_numbers
+
+
+class RankedSide(NamedTuple):
+    """What the ranking reads of one side."""
+
+    rows: Tensor  # (n, d)
+    ids: Tensor  # (n,)
+    scaling: Tensor | None  # (n,) r of CSLS, float64
+
+
+def retrieve(X: RankedSide, Y: RankedSide, ks: tuple[int, ...]) -> RetrievalDirection:
+    gallery = Y.rows
+    k = torch.tensor([*ks, len(gallery)], device=gallery.device)  # the last one is no cut-off
+    values, positives = measure_queries(X, Y, k)
+    values = values[positives > 0] + nan_of(X.rows, gallery, csls_offset(Y))  # (n, 3 K + 2)
     recall, precision, average_precision = rearrange(
         values[:, :-2].mean(0).to(gallery), "(measure k) -> measure k", measure=3
     )
@@ -209,23 +256,30 @@ def retrieve(
     )
 
 
-def measure_queries(
-    queries: Tensor, gallery: Tensor, ids: Tensor, gallery_ids: Tensor, k: Tensor
-) -> tuple[Tensor, Tensor]:
+def measure_queries(X: RankedSide, Y: RankedSide, k: Tensor) -> tuple[Tensor, Tensor]:
     """Return all measures of each query, (n, 3 K + 2), and its number of positives, (n,)."""
-    W = unit_deviations(gallery)
-    rounding = score_rounding(W)
-    sorted_ids, order = gallery_ids.sort()
-    first = torch.searchsorted(sorted_ids, ids)  # (n,) start of a query's positives in `order`
-    positives = torch.searchsorted(sorted_ids, ids, right=True) - first  # (n,)
+    W = unit_deviations(Y.rows)
+    offset = csls_offset(Y)
+    rounding = score_rounding(W) + 4 * torch.finfo(W.dtype).eps * offset.abs().amax()
+    sorted_ids, order = Y.ids.sort()
+    first = torch.searchsorted(sorted_ids, X.ids)  # (n,) start of a query's positives in `order`
+    positives = torch.searchsorted(sorted_ids, X.ids, right=True) - first  # (n,)
     parts = []
-    for rows in tiles(len(queries), 40 * len(W)):
-        S = unit_rows(queries[rows]) @ W.mT  # (b, n)
+    for rows in tiles(len(X.rows), 40 * len(W)):
+        S = (unit_rows(X.rows[rows]) @ W.mT).add_(offset)  # (b, n)
         j = torch.arange(max(1, int(positives[rows].amax())), device=S.device)  # (m,)
         valid = j < positives[rows, None]  # (b, m)
         columns = order[(first[rows, None] + j).clamp(max=len(order) - 1)]  # (b, m)
         parts.append(expected_measures(standing(S, columns, valid, rounding), valid, k))
     return torch.cat(parts), positives
+
+
+def csls_offset(Y: RankedSide) -> Tensor:
+    """-r / 2: added to the cosine, it ranks the gallery as CSLS does, up to a constant."""
+    if Y.scaling is None:
+        return Y.rows.new_zeros(1)
+    # Without their mean, which changes no rank, the digits of float32 go to the differences.
+    return ((Y.scaling.mean() - Y.scaling) / 2).to(Y.rows)
 
 
 def expected_measures(s: Standing, valid: Tensor, k: Tensor) -> Tensor:

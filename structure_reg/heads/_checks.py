@@ -32,10 +32,10 @@ def check_dim(function: str, dim: Any, n: int, d_x: int, d_y: int) -> int:
     most = min(n - 1, d_x, d_y)
     if dim is None:
         return most
-    check_count(function, "dim", dim)
-    if dim > most:
+    directions = check_count(function, "dim", dim)
+    if directions > most:
         raise ValueError(f"{function}: expected dim <= min(n - 1, d_x, d_y) = {most}, got {dim}")
-    return int(dim)
+    return directions
 
 
 def check_at_most(function: str, name: str, value: int, most: int) -> None:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from structure_reg._checks import check_number
+from structure_reg._arrays import Array
+from structure_reg._checks import check_flag, check_number
 from structure_reg.heads._checks import check_dim, check_ridge
 from structure_reg.heads.columns import Scaling
 from structure_reg.heads.linear import LinearHead, linear_head
@@ -17,8 +18,8 @@ from structure_reg.heads.spectra import pair_spectra, whitened_directions
 
 @torch.no_grad()
 def fit_cca(
-    x: Tensor | PairMoments,
-    y: Tensor | None = None,
+    x: Array | PairMoments,
+    y: Array | None = None,
     *,
     dim: int | None = None,
     ridge: float | tuple[float, float] = 1.0,
@@ -37,7 +38,7 @@ def fit_cca(
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, d_x), (n, d_y)
+    x, y : Tensor or array of shape (n, d_x), (n, d_y)
         Paired frozen features, n >= 2. n may be smaller than the widths. Instead of both,
         :class:`PairMoments` of the pairs as `x` alone.
     dim : int, optional
@@ -91,8 +92,9 @@ def fit_cca(
     True
     """
     pairs = as_pairs("fit_cca", x, y)
+    standardise = check_flag("fit_cca", "standardise", standardise)
     check_ridge("fit_cca", ridge)
-    check_number("fit_cca", "power", power, least=0.0)
+    power = check_number("fit_cca", "power", power, least=0.0)
     c = canonical_directions("fit_cca", pairs, dim, ridge, standardise)
     weight = c.rho.pow(power / 2)
     return (

@@ -10,8 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from structure_reg._checks import check_count, check_paired
+from structure_reg._arrays import Array, as_tensors
+from structure_reg._checks import check_count, check_flag, check_paired
 from structure_reg._gram import unit_rows
+from structure_reg._ids import Ids, as_ids
 from structure_reg.heads.columns import scaled_moments
 from structure_reg.heads.folds import folds
 from structure_reg.heads.moments import PairMoments, PairRows, moments_of_rows
@@ -54,10 +56,10 @@ class CcaSelection(NamedTuple):
 
 @torch.no_grad()
 def select_cca(
-    x: Tensor,
-    y: Tensor,
+    x: Array,
+    y: Array,
     *,
-    ids: Tensor | None = None,
+    ids: Ids | None = None,
     standardise: bool = True,
     max_samples: int = 2000,
     generator: torch.Generator | None = None,
@@ -75,11 +77,11 @@ def select_cca(
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, d_x), (n, d_y)
+    x, y : Tensor or array of shape (n, d_x), (n, d_y)
         Paired frozen features, n >= 8.
-    ids : Tensor of shape (n,), optional
-        Integer id of each pair. Pairs with the same id are positives of each other and stay in one
-        fold. By default, all pairs are distinct.
+    ids : Tensor or array of shape (n,), optional
+        Id of each pair, also as a list, and of any kind, as in :func:`retrieval`. Pairs with equal
+        ids are positives of each other and stay in one fold. By default, all pairs are distinct.
     standardise : bool
         Whether to scale columns to unit variance first, as in :func:`fit_cca`.
     max_samples : int
@@ -118,8 +120,11 @@ def select_cca(
     >>> head_x, head_y = fit_cca(x, y, ridge=many.ridge, power=many.power)
     """
     name = "select_cca"
+    x, y = as_tensors(name, x=x, y=y)
     check_paired(name, x=x, y=y)
-    check_count(name, "max_samples", max_samples, least=8)
+    ids = None if ids is None else as_ids(name, x.device, ids=ids)[0]
+    standardise = check_flag(name, "standardise", standardise)
+    max_samples = check_count(name, "max_samples", max_samples, least=8)
     generator = generator or torch.Generator().manual_seed(0)
     rows, fold = folds(name, x, ids, 4, max_samples, generator)
     group = torch.arange(len(rows), device=x.device) if ids is None else ids[rows]
@@ -211,9 +216,10 @@ class Fold:
 
 
 def is_relevant(a: Tensor, dtype: torch.dtype) -> Tensor:
-    """Rows of K that matter; row i is no longer than a_i."""
+    """Rows of K that matter; row i is no longer than a_i. All of them if a fold is constant."""
     share = RELEVANT if dtype == torch.float32 else 0.0
-    return a.square() > share * a.square().amax()
+    largest = a.square().amax()
+    return (a.square() > share * largest) | (largest == 0)
 
 
 def correlated_directions(K: Tensor) -> tuple[Tensor, Tensor, Tensor]:

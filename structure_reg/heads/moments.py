@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_group, check_paired, check_width
 from structure_reg._distributed import sum_over_processes, widths_over_processes
 from structure_reg._precision import result_dtype
@@ -66,12 +67,12 @@ class PairMoments:
         self._M: Tensor | None = None  # (d_x + d_y, d_x + d_y), upper triangle
         self._d_x = 0
 
-    def update(self, x: Tensor, y: Tensor) -> PairMoments:
+    def update(self, x: Array, y: Array) -> PairMoments:
         """Add pairs.
 
         Parameters
         ----------
-        x, y : Tensor of shape (n, d_x), (n, d_y)
+        x, y : Tensor or array of shape (n, d_x), (n, d_y)
             Paired features, n >= 1, in any floating dtype; row i of `x` belongs to row i of `y`.
             They are read in blocks that fit :func:`tile_budget`.
 
@@ -86,6 +87,7 @@ class PairMoments:
             If the pairs are of the wrong kind, shape or width, or not finite. Nothing is added
             then.
         """
+        x, y = as_tensors("PairMoments.update", x=x, y=y)
         check_paired("PairMoments.update", rows=1, x=x, y=y)
         self._add("PairMoments.update", x, y)
         return self
@@ -240,13 +242,14 @@ def moments_of_rows(function: str, pairs: PairRows) -> PairMoments:
     return moments
 
 
-def as_pairs(function: str, x: Tensor | PairMoments, y: Tensor | None) -> PairRows | PairMoments:
+def as_pairs(function: str, x: Array | PairMoments, y: Array | None) -> PairRows | PairMoments:
     """What a closed form is fitted to, checked."""
     if isinstance(x, PairMoments):
         check_moments(function, x.n, y)
         return x
+    x, y = as_tensors(function, x=x, y=y)
     check_paired(function, x=x, y=y)
-    return PairRows(x, y)  # type: ignore[arg-type] # checked
+    return PairRows(x, y)
 
 
 STRIP = 256  # columns: triangles waste little of a strip, and products stay large

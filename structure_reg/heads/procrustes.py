@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from structure_reg._arrays import Array
+from structure_reg._checks import check_flag
 from structure_reg._gram import unit_rows
 from structure_reg._tiles import slices, tile_rows
 from structure_reg.heads._checks import check_dim
@@ -16,8 +18,8 @@ from structure_reg.heads.spectra import paired_directions
 
 @torch.no_grad()
 def fit_procrustes(
-    x: Tensor | PairMoments,
-    y: Tensor | None = None,
+    x: Array | PairMoments,
+    y: Array | None = None,
     *,
     dim: int | None = None,
     standardise: bool = True,
@@ -32,7 +34,7 @@ def fit_procrustes(
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, d_x), (n, d_y)
+    x, y : Tensor or array of shape (n, d_x), (n, d_y)
         Paired frozen features, n >= 2. n may be smaller than the widths, which may differ. Instead
         of both, :class:`PairMoments` of the pairs as `x` alone: their rows then keep the lengths
         that they were added with.
@@ -77,6 +79,7 @@ def fit_procrustes(
     tensor(1.)
     """
     pairs = as_pairs("fit_procrustes", x, y)
+    standardise = check_flag("fit_procrustes", "standardise", standardise)
     if isinstance(pairs, PairMoments):
         C = scaled_moments(pairs, standardise)
         n, of_x, of_y, XY = C.n, C.x, C.y, C.C_xy

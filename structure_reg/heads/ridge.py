@@ -7,7 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from structure_reg._checks import check_number
+from structure_reg._arrays import Array
+from structure_reg._checks import check_flag, check_number
 from structure_reg.heads.columns import Scaling, column_scaling, scaled_moments
 from structure_reg.heads.linear import LinearHead, linear_head
 from structure_reg.heads.moments import PairMoments, PairRows, as_pairs, moments_of_rows
@@ -23,8 +24,8 @@ from structure_reg.heads.spectra import (
 
 @torch.no_grad()
 def fit_ridge(
-    x: Tensor | PairMoments,
-    y: Tensor | None = None,
+    x: Array | PairMoments,
+    y: Array | None = None,
     *,
     ridge: float = 1.0,
     standardise: bool = True,
@@ -41,10 +42,10 @@ def fit_ridge(
 
     Parameters
     ----------
-    x : Tensor of shape (n, d_x)
+    x : Tensor or array of shape (n, d_x)
         Frozen features of one side, n >= 2. n may be smaller than d_x. Or :class:`PairMoments` of
         both sides, without `y`.
-    y : Tensor of shape (n, d_y)
+    y : Tensor or array of shape (n, d_y)
         Frozen features of the other side, in the same order. Swapping x and y gives different
         heads.
     ridge : float
@@ -86,7 +87,8 @@ def fit_ridge(
     tensor(1.)
     """
     pairs = as_pairs("fit_ridge", x, y)
-    check_number("fit_ridge", "ridge", ridge, least=0.0)
+    standardise = check_flag("fit_ridge", "standardise", standardise)
+    ridge = check_number("fit_ridge", "ridge", ridge, least=0.0)
     r = regression("fit_ridge", pairs, ridge, standardise)
     B = r.S.V @ (whitening(r.S, ridge).square()[:, None] * r.VXY)  # (d_x, d_y)
     I = torch.eye(B.shape[1], dtype=B.dtype, device=B.device)

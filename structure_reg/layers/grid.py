@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeGuard
 import torch
 from torch import Tensor
 
+from structure_reg._arrays import Array, layer_tensors
 from structure_reg._checks import check_layers
 from structure_reg._precision import promote
 from structure_reg.layers._checks import check_metric, check_no_k, check_score
@@ -24,7 +25,7 @@ from structure_reg.similarity.procrustes import procrustes
 from structure_reg.similarity.rsa import rsa
 from structure_reg.similarity.sequences import edit_grid, lcs_grid
 
-Layers = Mapping[str, Tensor] | Sequence[Tensor]
+Layers = Mapping[str, Array] | Sequence[Array]
 Metric = str | Callable[[Tensor, Tensor], Tensor]
 
 # Metrics that search neighbours once per layer and then look them up: the grid, and its mean over
@@ -61,7 +62,7 @@ def layer_similarity(
 
     Parameters
     ----------
-    xs, ys : sequence or mapping of Tensor of shape (n, d)
+    xs, ys : list or mapping of Tensor or array, of shape (n, d)
         Layers of the two encoders for the same n >= 2 samples; widths may differ.
     metric : str or callable
         Name of a similarity of this package: "mutual_knn", "cycle_knn", "lcs_knn", "edit_knn",
@@ -122,11 +123,9 @@ def as_layers(
     check_metric(function, metric, METRICS)
     if not has_neighbours(metric):
         check_no_k(function, k, metric)
-    check_layers(function, rows=rows, xs=xs, ys=ys)
-    x_layers, y_layers = (
-        list(layers.values() if isinstance(layers, Mapping) else layers) for layers in (xs, ys)
-    )
-    return x_layers, y_layers
+    x_layers, y_layers = layer_tensors(function, "xs", xs), layer_tensors(function, "ys", ys)
+    check_layers(function, rows=rows, xs=x_layers, ys=y_layers)
+    return list(x_layers.values()), list(y_layers.values())
 
 
 def has_neighbours(metric: Metric) -> TypeGuard[str]:

@@ -47,7 +47,7 @@ def select_layers(
 
     Parameters
     ----------
-    xs, ys : sequence or mapping of Tensor of shape (n, d)
+    xs, ys : list or mapping of Tensor or array, of shape (n, d)
         Layers of the two encoders for the same n >= 8 samples, from first to last; a mapping names
         them.
     metric : str or callable
@@ -100,8 +100,8 @@ def select_layers(
     """
     function = "select_layers"
     x_layers, y_layers = as_layers(function, xs, ys, metric, k, rows=8)
-    check_count(function, "permutations", permutations)
-    check_count(function, "max_samples", max_samples, least=8)
+    permutations = check_count(function, "permutations", permutations)
+    max_samples = check_count(function, "max_samples", max_samples, least=8)
     generator = generator or torch.Generator().manual_seed(0)
     x_layers, y_layers = subsample(x_layers, y_layers, max_samples, generator)
     n = len(x_layers[0])

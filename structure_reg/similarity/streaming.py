@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_count, check_flag, check_paired, check_width
 from structure_reg._gram import square_norms
 from structure_reg._precision import full_precision, result_dtype
@@ -75,21 +76,22 @@ class CKA:
         self.samples = 0
 
     @torch.no_grad()
-    def update(self, x: Tensor, y: Tensor) -> None:
+    def update(self, x: Array, y: Array) -> None:
         """Add the samples of one batch.
 
         Parameters
         ----------
-        x, y : Tensor of shape (m, dx) and (m, dy)
+        x, y : Tensor or array of shape (m, dx) and (m, dy)
             Features of the same m >= 1 samples, as wide as in the first batch.
 
         Raises
         ------
         TypeError
-            If an argument is not a floating tensor.
+            If an argument is not of a floating dtype.
         ValueError
             If the numbers of rows or the devices differ, or a width has changed.
         """
+        x, y = as_tensors("CKA.update", x=x, y=y)
         check_paired("CKA.update", rows=1, x=x, y=y)
         if self.samples == 0:
             self._start(x, y)

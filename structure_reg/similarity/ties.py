@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_features
 from structure_reg._precision import result_dtype
 from structure_reg.similarity.nearest import nearest, neighbourhood_size
 
 
-def tie_fraction(x: Tensor, *, k: int | str | None = None) -> Tensor:
+def tie_fraction(x: Array, *, k: int | str | None = None) -> Tensor:
     r"""Share of the rows whose k-th neighbour is no nearer than the next one.
 
     The neighbours of such a row are a random choice among ties, which brings every kNN score that
@@ -17,7 +18,7 @@ def tie_fraction(x: Tensor, *, k: int | str | None = None) -> Tensor:
 
     Parameters
     ----------
-    x : Tensor of shape (n, d)
+    x : Tensor or array of shape (n, d)
         Features of n >= 2 samples.
     k : int or {"rice", "sqrt", "sturges"}, optional
         Number of neighbours, as in :func:`mutual_knn`.
@@ -53,6 +54,7 @@ def tie_fraction(x: Tensor, *, k: int | str | None = None) -> Tensor:
     >>> tie_fraction(x, k=4), tie_fraction(x, k=9)
     (tensor(1.), tensor(0.))
     """
+    (x,) = as_tensors("tie_fraction", x=x)
     check_features("tie_fraction", x=x)
     size = neighbourhood_size("tie_fraction", k, len(x))
     return nearest(x, size).tied.to(result_dtype(x)).mean()

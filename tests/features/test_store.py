@@ -125,6 +125,7 @@ def test_resumes_within_a_batch(tmp_path: Path, stop: int, monkeypatch: pytest.M
     store = FeatureStore.create(tmp_path / "part", IDS, **options)
     store.record(whole.manifest.extraction)
     store.append({name: x[:stop] for name, x in whole.items()})
+    store.close()
     again = FeatureStore.create(tmp_path / "part", IDS, **options)
     assert again.done == stop
     seen: list[int] = []
@@ -300,7 +301,7 @@ def test_refuses_layers_of_different_rows_or_dtypes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"ids": "abc"}, TypeError, r"ids to be a list, got str$"),
+        ({"ids": "abc"}, TypeError, r"ids to be a list, an array or a tensor, got str$"),
         ({"ids": []}, ValueError, r"at least one id, got none$"),
         ({"ids": [1.5]}, TypeError, r"ids to be strings or integers, got float$"),
         ({"rows": [0, 1]}, TypeError, r"rows to be a range, got list$"),

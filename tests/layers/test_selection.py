@@ -75,7 +75,7 @@ def test_a_constant_or_nan_layer_spoils_its_own_pairs_alone(metric):
     [
         ({"xs": []}, ValueError, "expected xs with at least one layer, got none"),
         ({"xs": noise(9, 2, 0)}, TypeError, "expected xs to be a list of tensors or a mapping"),
-        ({"ys": [noise(9, 2, 0), 3]}, TypeError, r"expected ys\[1\] to be a tensor, got int"),
+        ({"ys": [noise(9, 2, 0), 3]}, TypeError, r"ys\[1\] to be an array or a tensor, got int"),
         ({"ys": {"late": noise(9, 2, 0)[0]}}, ValueError, r"ys\['late'\] of shape \(n, d\)"),
         ({"ys": [noise(8, 2, 0)]}, ValueError, "all layers with the same number of rows"),
         ({"metric": "mutual"}, ValueError, "expected metric to be one of 'mutual_knn'"),
@@ -374,7 +374,7 @@ def test_report_in_a_notebook():
     page = report._repr_html_()
     assert len(page) < 2000
     ElementTree.fromstring(f"<div>{page}</div>")
-    for text in ("<td>best</td><td>&lt;1&gt;</td><td>2</td>", "<p>gain over"):
+    for text in ("<th>best</th><td>&lt;1&gt;</td><td>2</td>", "<p>gain over"):
         assert text in page
 
 
