@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,10 +17,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
-from structure_reg._gram import center_and_scale, square_norms, squared_distances
+from structure_reg._gram import square_norms, squared_distances
 from structure_reg._precision import promote
 from structure_reg._tiles import tile_rows, upper_tiles
 from structure_reg.similarity.bandwidth import median_squared_distance
+from structure_reg.similarity.origin import around_typical_row
 
 KERNELS = ("linear", "rbf")
 
@@ -32,8 +34,12 @@ WIDEST_TILE = 256
 MEDIAN_EXPONENT = 0.5
 
 
+# Rows of one block in float64.
+ROWS = 256
+
+
 class Layer(NamedTuple):
-    """Centred and scaled rows, and the rate of their kernel."""
+    """Rows around their typical row, scaled, and the rate of their kernel."""
 
     x: Tensor  # (n, d)
     rate: Tensor | None  # (): 1 / (2 sigma^2) for "rbf", None for "linear"
@@ -50,7 +56,13 @@ class Margins(NamedTuple):
 
 
 def prepare(x: Tensor, kernel: str) -> Layer:
-    x = center_and_scale(*promote(x))
+    """Rows whose largest entry is 1. The scale is a constant to the gradient, like the origin.
+
+    Both cancel out of CKA. A constant layer becomes exactly zero, then 0 / 0: NaN from here on.
+    """
+    x = around_typical_row(*promote(x))
+    low, high = x.detach().aminmax()
+    x = x / torch.maximum(-low, high)  # squares neither overflow nor vanish
     if kernel == "rbf":
         return Layer(x, MEDIAN_EXPONENT / median_squared_distance(x))
     return Layer(x, None)
@@ -95,7 +107,7 @@ def gram_sums(layers: Sequence[Layer]) -> tuple[Tensor, Margins]:
 
 
 def tile_sums(a: slice, b: slice, layers: Sequence[Layer]) -> tuple[Tensor, Tensor, Tensor]:
-    K = torch.stack(promote(*(kernel_tile(layer, a, b) for layer in layers)))  # (L, |a|, |b|)
+    K = torch.stack([kernel_tile(layer, a, b) for layer in layers])  # (L, |a|, |b|)
     flat = K.flatten(1)
     products = (flat @ flat.mT).double()
     if layers[0].rate is None:
@@ -105,4 +117,18 @@ def tile_sums(a: slice, b: slice, layers: Sequence[Layer]) -> tuple[Tensor, Tens
 
 def linear_margins(layers: Sequence[Layer]) -> Margins:
     diagonal = torch.stack([square_norms(layer.x).double() for layer in layers])
-    return Margins(-diagonal, diagonal)  # rows of a centred Gram matrix sum to 0
+    return Margins(torch.stack([linear_rows(layer.x) for layer in layers]), diagonal)
+
+
+def linear_rows(x: Tensor) -> Tensor:
+    """Row sums of x x^T without the diagonal, (n,) in float64."""
+    total = x.sum(0, dtype=torch.float64)  # (d,)
+    sums = partial(checkpoint, product_with_others, use_reentrant=False)  # or keeps x in float64
+    return torch.cat([sums(rows, total) for rows in torch.split(x, ROWS)])
+
+
+def product_with_others(rows: Tensor, total: Tensor) -> Tensor:
+    """x_i . sum_{j != i} x_j. The sum comes first: a long x_i would cancel out of the products."""
+    rows = rows.double()
+    products: Tensor = torch.linalg.vecdot(rows, total - rows)
+    return products
