@@ -18,7 +18,9 @@ PACKAGES = ("structure-reg", "numpy", "transformers", "timm", "pillow", "matplot
 
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "machine": platform.machine()}
-    found["torch"] = torch.__version__  # names the build, +cpu or +cu130, which PyPI's metadata lacks
+    found["torch"] = (
+        torch.__version__
+    )  # names the build, +cpu or +cu130, which PyPI's metadata lacks
     for package in PACKAGES:
         try:
             found[package] = version(package)

@@ -147,8 +147,15 @@ def cka_matrix(xs: Sequence[Tensor], ys: Sequence[Tensor], kernel: str, debiased
         inner, margins = kernel_sums(layers, rows, columns)
         H = hsic(inner, margins, margins, debiased=debiased)
         norms = H.diagonal().sqrt()
-        C = H[rows][:, columns] / torch.outer(norms[rows], norms[columns])
+        C = take(take(H, rows).mT, columns).mT / torch.outer(
+            take(norms, rows), take(norms, columns)
+        )
         return C.to(result_dtype(*xs, *ys))  # (LA, LB)
+
+
+def take(x: Tensor, index: Sequence[int]) -> Tensor:
+    """x[index], without the wait for a GPU that copying a list of indices to it takes."""
+    return torch.stack([x[i] for i in index])
 
 
 def kernel_sums(

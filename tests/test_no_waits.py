@@ -1,0 +1,115 @@
+"""No loss or metric makes the host wait for a GPU: none reads a value or moves a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+import torch
+from contract import PROMISES, Options
+from torch import Tensor
+from torch._library.custom_ops import OPDEFS
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import structure_reg as sr
+
+N = 40  # rows; the smallest tiles have 16
+# Of the metrics, "rbf" synchronises if its distances exceed the budget, as its docs say.
+CASES = [
+    pytest.param(name, options, budget, id=f"{name}-{index}-{budget}")
+    for name, promise in PROMISES.items()
+    for index, options in enumerate(promise.variants)
+    for budget in ((1e-9, 64.0) if promise.by_sample else (64.0,))
+]
+
+
+class Crossings(TorchDispatchMode):
+    """Run the library's operators from the inside, and note what goes from device to device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.namespace == "structure_reg":
+            with self:
+                return OPDEFS[func.name()]._init_fn(*args, **kwargs)
+        result = func(*args, **kwargs)
+        # A number on the host may go along with a kernel's arguments, as in x / torch.tensor(2.0).
+        copies = "copy" in func.name()
+        tensors = tensors_in((args, kwargs, result))
+        if len({t.device for t in tensors if t.ndim or copies}) > 1:
+            self.found.append(func.name())
+        return result
+
+
+def tensors_in(tree: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+
+
+def fake_gpu() -> FakeTensorMode:
+    """Tensors without values that claim to be on a GPU, which takes a CUDA build of PyTorch."""
+    mode = FakeTensorMode()
+    try:
+        assert torch.backends.cuda.is_built()  # or PyTorch 2.13 kills the process
+        with mode:
+            torch.empty(2, 2, device="cuda").mT.sum()
+    except (AssertionError, RuntimeError):
+        pytest.skip("this build of PyTorch has no fake GPU")
+    return mode
+
+
+@pytest.mark.parametrize("device", ["meta", "cuda"])
+@pytest.mark.parametrize(("name", "options", "budget"), CASES)
+def test_no_value_is_read_and_no_tensor_is_moved(
+    name: str, options: Options, budget: float, device: str
+) -> None:
+    with ExitStack() as stack:
+        if device == "cuda":
+            stack.enter_context(fake_gpu())
+        inputs = [
+            torch.empty(x.shape, device=device, requires_grad=position in PROMISES[name].gradient)
+            for position, x in enumerate(PROMISES[name].inputs(N, 0))
+        ]
+        if "ids" in options:
+            options = {**options, "ids": torch.zeros(N, dtype=torch.int64, device=device)}
+        stack.enter_context(sr.tile_budget(budget))
+        crossings = stack.enter_context(Crossings())
+        value = getattr(sr, name)(*inputs, **options)
+        # The engine of a fake GPU asks the driver for the device.
+        if device == "meta" and PROMISES[name].gradient:
+            value.sum().backward()
+    assert not crossings.found
+
+
+MOVES: dict[str, Callable[[Tensor], Tensor]] = {
+    "to the host": Tensor.cpu,
+    "a list as index": lambda x: x[[0, 2]],
+    "an index on the host": lambda x: x[torch.empty(2, dtype=torch.int64)],
+    "a number from the host": lambda x: x + torch.tensor(1.0, device=x.device),
+}
+READS: dict[str, Callable[[Tensor], Any]] = {
+    "item": lambda x: x[0].item(),
+    "a mask as index": lambda x: x[x > 0],
+    "a branch": lambda x: x if x[0] > 0 else -x,
+}
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_a_move_is_found(move: str) -> None:
+    with fake_gpu():
+        x = torch.empty(3, device="cuda")
+        with Crossings() as crossings:
+            MOVES[move](x)
+    assert crossings.found
+
+
+@pytest.mark.parametrize("read", READS)
+def test_a_read_raises(read: str) -> None:
+    with Crossings(), pytest.raises((NotImplementedError, RuntimeError)):
+        READS[read](torch.empty(3, device="meta"))
