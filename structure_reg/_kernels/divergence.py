@@ -16,10 +16,15 @@ from torch import Tensor
 RELEASE_EPSILON = 1e-12
 
 
+def least_probability(dtype: torch.dtype) -> float:
+    """What tiles are raised to: in PyTorch 2.6, log1p of more than 1e307 is infinite."""
+    return 8 * torch.finfo(dtype).tiny
+
+
 def js_tile(p: Tensor, q: Tensor, q_slope: Tensor) -> Tensor:
     """JS of each row, ½ Σ_j [p log(p/m) + q log(q/m)]; its slope by q is ½ log(q/m)."""
     # log(p/m) = log 2 - log(1 + q/p) keeps all digits when p and q are close. The quotient is
-    # finite, since the callers keep p and q away from zero.
+    # finite, since the callers raise p and q to the least probability.
     torch.div(q, p, out=q_slope).log1p_().neg_().add_(math.log(2)).mul_(p)
     rows = q_slope.sum(-1)
     torch.div(p, q, out=q_slope).log1p_().neg_().add_(math.log(2)).mul_(q).mul_(0.5)

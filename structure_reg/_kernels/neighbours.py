@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from structure_reg._kernels.divergence import DIVERGENCE_TILES, EXTRA_TILES
+from structure_reg._kernels.divergence import DIVERGENCE_TILES, EXTRA_TILES, least_probability
 from structure_reg._kernels.frozen import Frozen, FrozenWalks
 from structure_reg._kernels.options import WalkOptions
 from structure_reg._kernels.symmetric import walk_tile
@@ -67,4 +67,4 @@ def neighbour_rows(
 def softmax_tile(x: Tensor, I: slice, temperature: float, S: Tensor, out: Tensor) -> None:
     """Rows I of rowsoftmax(x xᵀ / τ), kept away from zero so that quotients of two are finite."""
     torch.addmm(S, x[I], x.mT, beta=0, alpha=1 / temperature, out=S)
-    torch.softmax(S, -1, out=out).clamp_min_(torch.finfo(x.dtype).tiny)
+    torch.softmax(S, -1, out=out).clamp_min_(least_probability(x.dtype))

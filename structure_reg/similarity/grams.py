@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.utils.checkpoint import checkpoint
 
 from structure_reg._gram import center_and_scale, square_norms, squared_distances
 from structure_reg._precision import promote
@@ -81,6 +80,8 @@ def gram_sums(layers: Sequence[Layer]) -> tuple[Tensor, Margins]:
     radial = layers[0].rate is not None
     for a, b in upper_tiles(n, side):
         if recompute:
+            from torch.utils.checkpoint import checkpoint  # which imports PyTorch 2.6's compiler
+
             products, sums_a, sums_b = checkpoint(tile_sums, a, b, layers, use_reentrant=False)
         else:
             products, sums_a, sums_b = tile_sums(a, b, layers)
