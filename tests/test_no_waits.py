@@ -53,7 +53,7 @@ def tensors_in(tree: Any) -> Iterator[Tensor]:
 
 
 def fake_gpu() -> FakeTensorMode:
-    """Tensors without values that claim to be on a GPU; before PyTorch 2.14 they kill the process."""
+    """Tensors without values, as if on a GPU; before PyTorch 2.14 they kill the process."""
     if not torch.backends.cuda.is_built() or torch.__version__ < (2, 14):
         pytest.skip("fake GPUs take PyTorch 2.14, built for CUDA")
     return FakeTensorMode()
