@@ -24,6 +24,7 @@ from structure_reg.heads.file import load_heads, save_heads
 from structure_reg.heads.gated import GatedHead
 from structure_reg.heads.linear import LinearHead
 from structure_reg.heads.mlp import MlpHead
+from structure_reg.heads.moments import PairMoments
 from structure_reg.heads.procrustes import fit_procrustes
 from structure_reg.heads.residual import ResidualHead
 from structure_reg.heads.ridge import fit_ridge
@@ -69,6 +70,7 @@ __all__ = [
     "LinearHead",
     "MinibatchCKA",
     "MlpHead",
+    "PairMoments",
     "ReferenceTap",
     "ResidualHead",
     "Retrieval",

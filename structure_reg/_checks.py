@@ -8,19 +8,22 @@ make the host wait for the GPU, so NaN and inf pass through.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def check_float_tensor(function: str, name: str, x: Any) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{function}: expected {name} to be a tensor, got {type(x).__name__}")
+    check_dense(function, name, x)
     if x.dtype not in FLOATS:
         raise TypeError(
             f"{function}: expected {name} in float16, bfloat16, float32 or float64, got {x.dtype}"
@@ -60,10 +63,7 @@ def check_layers(function: str, *, rows: int = 2, **sides: Any) -> None:
     tensors: list[Tensor] = []
     for name, layers in sides.items():
         if not isinstance(layers, Mapping | Sequence):
-            raise TypeError(
-                f"{function}: expected {name} to be a list of tensors or a mapping to them, "
-                f"got {type(layers).__name__}"
-            )
+            raise no_layer_list(function, name, layers)
         if not layers:
             raise ValueError(f"{function}: expected {name} with at least one layer, got none")
         by_key = layers if isinstance(layers, Mapping) else dict(enumerate(layers))
@@ -76,6 +76,16 @@ def check_layers(function: str, *, rows: int = 2, **sides: Any) -> None:
             f"got {' and '.join(map(str, counts))}"
         )
     check_device(function, "all layers", *tensors)
+
+
+def check_one_pair_of_widths(function: str, widths: set[tuple[int, ...]]) -> tuple[int, ...]:
+    """Refuse pairs of different widths, or none at all, over the processes of a group."""
+    if len(widths) != 1:
+        got = " and ".join(map(str, sorted(widths))) or "no pairs"
+        raise ValueError(
+            f"{function}: expected pairs of the same widths (d_x, d_y) on every process, got {got}"
+        )
+    return next(iter(widths))
 
 
 def check_same_width(function: str, **features: Tensor) -> None:
@@ -93,11 +103,102 @@ def check_width(function: str, name: str, x: Tensor, width: int, which: str) -> 
         )
 
 
+def check_dense(function: str, name: str, x: Any) -> None:
+    """Refuse sparse tensors and arrays: to fill in their zeros is the caller's choice."""
+    if isinstance(x, Tensor):
+        if x.layout is not torch.strided:
+            raise TypeError(
+                f"{function}: expected {name} to be dense, got {x.layout}; pass x.to_dense()"
+            )
+    elif hasattr(x, "toarray") or hasattr(x, "todense"):
+        raise TypeError(
+            f"{function}: expected {name} to be dense, got {type(x).__name__}; pass x.toarray()"
+        )
+
+
+def check_no_mask(function: str, name: str, x: Any) -> None:
+    """Refuse masked entries, under which NumPy keeps numbers that mean nothing."""
+    if np.ma.is_masked(x):
+        raise ValueError(
+            f"{function}: expected {name} without masked entries, got {np.ma.getmaskarray(x).sum()}"
+        )
+
+
+def no_array(function: str, name: str, x: Any) -> TypeError:
+    return TypeError(
+        f"{function}: expected {name} to be an array or a tensor, got {type(x).__name__}"
+    )
+
+
+def no_readable_array(function: str, name: str, error: Exception) -> ValueError:
+    return ValueError(f"{function}: expected {name} to be one array to NumPy, got: {error}")
+
+
+def no_even_rows(function: str, name: str) -> ValueError:
+    return ValueError(
+        f"{function}: expected {name} with rows of one length, dtype and device, got several"
+    )
+
+
+def no_numbers(function: str, name: str, a: Any, columns: Sequence[Any]) -> TypeError:
+    """The columns without numbers, where they have names; else the dtype."""
+    got = f"other values in {', '.join(map(repr, columns))}" if columns else f"dtype {a.dtype}"
+    return TypeError(f"{function}: expected {name} to hold numbers only, got {got}")
+
+
+def no_layer_list(function: str, name: str, layers: Any) -> TypeError:
+    return TypeError(
+        f"{function}: expected {name} to be a list of tensors or a mapping to them, "
+        f"got {type(layers).__name__}"
+    )
+
+
 def check_device(function: str, names: str, *tensors: Tensor) -> None:
     devices = {tensor.device for tensor in tensors}
     if len(devices) > 1:
         got = " and ".join(sorted(map(str, devices)))
         raise ValueError(f"{function}: expected {names} on one device, got {got}")
+
+
+def check_id_dtype(function: str, name: str, ids: Tensor) -> None:
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise TypeError(f"{function}: expected {name} of an integer dtype, got {ids.dtype}")
+
+
+def check_id_values(function: str, name: str, values: Sequence[Any]) -> None:
+    """Refuse missing ids, and those that have no equality by value."""
+    missing = [row for row, value in enumerate(values) if is_missing(value)]
+    if missing:
+        raise ValueError(
+            f"{function}: expected {name} without missing values, got {len(missing)}, "
+            f"the first in row {missing[0]}"
+        )
+    for value in values:
+        if not isinstance(value, Hashable) or isinstance(value, Tensor):
+            raise TypeError(
+                f"{function}: expected {name} to be integers, strings or other hashable values, "
+                f"got {type(value).__name__}"
+            )
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value is None, NA of pandas, or differs from itself, as NaN and NaT do."""
+    if isinstance(value, tuple):
+        return any(map(is_missing, value))
+    if value is None or type(value).__name__ == "NAType":
+        return True
+    return isinstance(value, Hashable) and not isinstance(value, Tensor) and value != value
+
+
+def check_one_axis(function: str, name: str, shape: Sequence[int]) -> None:
+    if len(shape) != 1:
+        raise ValueError(f"{function}: expected {name} of shape (n,), got {tuple(shape)}")
+
+
+def no_id_list(function: str, name: str, ids: Any) -> TypeError:
+    return TypeError(
+        f"{function}: expected {name} to be a list, an array or a tensor, got {type(ids).__name__}"
+    )
 
 
 def check_ids(function: str, ids: Any, x: Tensor, *, name: str = "ids") -> None:
@@ -109,13 +210,29 @@ def check_ids(function: str, ids: Any, x: Tensor, *, name: str = "ids") -> None:
         return
     if not isinstance(ids, Tensor):
         raise TypeError(f"{function}: expected {name} to be a tensor, got {type(ids).__name__}")
-    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise TypeError(f"{function}: expected {name} of an integer dtype, got {ids.dtype}")
+    check_id_dtype(function, name, ids)
+    if ids.dtype not in INTEGERS:
+        raise TypeError(
+            f"{function}: expected {name} in uint8, int8, int16, int32 or int64, got {ids.dtype}; "
+            f"pass {name}.long()"
+        )
     if ids.shape != x.shape[:1]:
         raise ValueError(
             f"{function}: expected {name} of shape ({x.shape[0]},), got {tuple(ids.shape)}"
         )
     check_device(function, f"{name} and features", ids, x)
+
+
+def check_group(function: str, group: Any) -> None:
+    """Refuse anything but None or a process group that this process belongs to."""
+    if group is None:
+        return
+    available = torch.distributed.is_available()
+    if not (available and isinstance(group, torch.distributed.ProcessGroup)):
+        raise TypeError(
+            f"{function}: expected group to be a torch.distributed.ProcessGroup that this process "
+            f"belongs to, got {type(group).__name__}"
+        )
 
 
 def check_even_shapes(
@@ -143,8 +260,11 @@ def check_number(
     above: float = -math.inf,
     least: float = -math.inf,
     below: float = math.inf,
-) -> None:
-    """Refuse anything but a number within (above, below) and >= least. NaN and inf are refused."""
+) -> float:
+    """Return a number of any kind, such as NumPy's, as Python's.
+
+    Refuse anything but a number within (above, below) and >= least. NaN and inf are refused.
+    """
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{function}: expected {name} to be a number, got {type(value).__name__}")
     if not (above < float(value) < below and float(value) >= least):
@@ -154,13 +274,23 @@ def check_number(
         raise ValueError(
             f"{function}: expected {' and '.join(bounds) or f'a finite {name}'}, got {value}"
         )
+    return float(value)
 
 
-def check_count(function: str, name: str, value: Any, *, least: int = 1) -> None:
+def check_count(function: str, name: str, value: Any, *, least: int = 1) -> int:
+    """Return an integer of any kind, such as NumPy's, as Python's."""
     if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(f"{function}: expected {name} to be an integer, got {type(value).__name__}")
     if value < least:
         raise ValueError(f"{function}: expected {name} >= {least}, got {value}")
+    return int(value)
+
+
+def check_flag(function: str, name: str, value: Any) -> bool:
+    """Return a boolean as Python's; a string or a number would have a truth, but maybe no sense."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{function}: expected {name} to be a bool, got {type(value).__name__}")
+    return bool(value)
 
 
 def check_choice(function: str, name: str, value: Any, choices: Collection[str]) -> None:

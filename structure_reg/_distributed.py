@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 
-from structure_reg._checks import check_even_shapes
+from structure_reg._checks import check_even_shapes, check_one_pair_of_widths
 from structure_reg._precision import promote
 
 
@@ -56,10 +56,28 @@ def check_even(function: str, group: Any, **tensors: Tensor | None) -> None:
     shapes = [
         (0, 0) if t is None else (t.shape[0], math.prod(t.shape[1:])) for t in tensors.values()
     ]
-    backends = dist.get_backend_config(group)  # "cpu:gloo,cuda:nccl"
-    device = "cpu" if "cpu" in backends else backends.partition(":")[0]
-    everywhere = _all_gather(torch.tensor([shapes], device=device), group)  # (W, tensors, 2)
+    everywhere = _all_gather(torch.tensor([shapes], device=_host(group)), group)  # (W, tensors, 2)
     check_even_shapes(function, tuple(tensors), everywhere.tolist())
+
+
+def widths_over_processes(function: str, widths: tuple[int, int], group: Any) -> tuple[int, int]:
+    """The widths of x and y on every process that has pairs; (0, 0) stands for none."""
+    everywhere = _all_gather(torch.tensor([widths], device=_host(group)), group).tolist()
+    d_x, d_y = check_one_pair_of_widths(function, {tuple(of) for of in everywhere if any(of)})
+    return d_x, d_y
+
+
+def sum_over_processes(value: Tensor, group: Any) -> Tensor:
+    """The sum on every process, without gradient; `value` is left as it is."""
+    total = value.clone()
+    dist.all_reduce(total, group=group)
+    return total
+
+
+def _host(group: Any) -> str:
+    """Device through which a few integers travel: the host, if the group has a backend for it."""
+    backends = dist.get_backend_config(group)  # "cpu:gloo,cuda:nccl"
+    return "cpu" if "cpu" in backends else backends.partition(":")[0]
 
 
 def gather_rows(x: Tensor, group: Any) -> Tensor:

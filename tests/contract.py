@@ -116,6 +116,7 @@ class Promise:
     call_options: frozenset[str] = frozenset()  # options that the twin takes in its call
     bad_options: tuple[tuple[Options, type[Exception]], ...] = ()
     paired: bool = False  # inputs share their rows
+    arrays: bool = True  # takes what NumPy can read; the losses take tensors only
     half_tolerance: Mapping[torch.dtype, float] = field(
         default_factory=lambda: {torch.bfloat16: 3e-2, torch.float16: 5e-2, torch.float32: 1e-4}
     )
@@ -137,7 +138,7 @@ IDS = torch.tensor([3, 1, 3, 2, 1, 3, 7, 8, 9, 9, 4, 0])
 
 def of_neighbours(oracle: Callable[..., float]) -> Callable[..., float]:
     """An oracle of lists of k neighbours, k by Rice's rule where none is given."""
-    return lambda x, y, k=None: oracle(x, y, k or ceil(2 * cbrt(len(x))))
+    return lambda x, y, k=None: oracle(x, y, k or ceil(round(2 * cbrt(len(x)), 9)))
 
 
 def of_tensors(oracle: Callable[..., float]) -> Callable[..., float]:
@@ -211,6 +212,7 @@ STRUCTURE = Promise(
         ({"reduction": None}, TypeError),
     ),
     paired=True,
+    arrays=False,
 )
 
 CLIP = Promise(
@@ -241,6 +243,7 @@ CLIP = Promise(
         ({"ids": torch.zeros(3, dtype=torch.long)}, ValueError),
     ),
     paired=True,
+    arrays=False,
 )
 
 SIGLIP = Promise(
@@ -269,6 +272,7 @@ SIGLIP = Promise(
         ({"ids": torch.zeros(12, dtype=torch.bool)}, TypeError),
     ),
     paired=True,
+    arrays=False,
 )
 
 PROMISES: dict[str, Promise] = {
@@ -283,6 +287,7 @@ PROMISES: dict[str, Promise] = {
         invariant=by_centering,
         bounds=lambda options, _n: (-4.0, 4.0) if not options else (-1.0, 1.0),
         bad_options=(({"centering": "mean"}, ValueError), ({"centering": 1}, TypeError)),
+        arrays=False,
     ),
     "log_transition_matrix": Promise(
         inputs=square,
@@ -292,6 +297,7 @@ PROMISES: dict[str, Promise] = {
         invariant=lambda _: {translate: True, scale: False},
         bounds=lambda _options, _n: (-inf, 0.0),
         bad_options=(({"temperature": -1.0}, ValueError), ({"temperature": True}, TypeError)),
+        arrays=False,
     ),
     "js_divergence": Promise(
         inputs=log_rows,
@@ -300,6 +306,7 @@ PROMISES: dict[str, Promise] = {
         invariant=lambda _: {swap: True},
         bounds=lambda _options, _n: (0.0, log(2)),
         paired=True,
+        arrays=False,
     ),
     "reverse_js_divergence": Promise(
         inputs=log_rows,
@@ -308,6 +315,7 @@ PROMISES: dict[str, Promise] = {
         invariant=lambda _: {swap: True},
         bounds=lambda _options, _n: (0.0, 13.2),
         paired=True,
+        arrays=False,
     ),
     "mutual_knn": shares_neighbours(oracles_neighbours.mutual_knn),
     "jaccard_knn": shares_neighbours(oracles_neighbours.jaccard_knn),
@@ -376,6 +384,7 @@ TESTED_IN = {
     "LayerSelection": "layers/test_selection.py",
     "LinearHead": "heads/test_trained.py",
     "MinibatchCKA": "similarity/test_streaming.py",
+    "PairMoments": "heads/test_moments.py",
     "MlpHead": "heads/test_trained.py",
     "ReferenceTap": "features/test_reference.py",
     "ResidualHead": "heads/test_trained.py",

@@ -16,25 +16,37 @@ def cosines(x):
     return u @ u.T
 
 
-def neighbour_lists(x, k):
-    """The k rows of largest cosine to each row, nearest first, itself left out."""
+def neighbour_lists(x, k, rng=None):
+    """The k rows of largest cosine to each row, nearest first, itself left out.
+
+    With a random generator, equal cosines are in random order, drawn anew for every row and call.
+    """
     c = cosines(x)
     n = len(c)
-    return [sorted((j for j in range(n) if j != i), key=lambda j: -c[i, j])[:k] for i in range(n)]
+    lot = np.zeros((n, n)) if rng is None else rng.random((n, n))
+    c = c if rng is None else c.round(9)
+    others = [[j for j in range(n) if j != i] for i in range(n)]
+    return [sorted(others[i], key=lambda j, i=i: (-c[i, j], lot[i, j]))[:k] for i in range(n)]
 
 
-def mutual_knn(x, y, k):
-    pairs = zip(neighbour_lists(x, k), neighbour_lists(y, k), strict=True)
+def mean_over_ties(metric, x, y, k, draws=200):
+    """The mean of a metric over independent random orders of the ties of both sides."""
+    rng = np.random.default_rng(0)
+    return np.mean([metric(x, y, k, rng) for _ in range(draws)])
+
+
+def mutual_knn(x, y, k, rng=None):
+    pairs = zip(neighbour_lists(x, k, rng), neighbour_lists(y, k, rng), strict=True)
     return np.mean([len(set(a) & set(b)) / k for a, b in pairs])
 
 
-def jaccard_knn(x, y, k):
-    pairs = zip(neighbour_lists(x, k), neighbour_lists(y, k), strict=True)
+def jaccard_knn(x, y, k, rng=None):
+    pairs = zip(neighbour_lists(x, k, rng), neighbour_lists(y, k, rng), strict=True)
     return np.mean([len(set(a) & set(b)) / len(set(a) | set(b)) for a, b in pairs])
 
 
-def cycle_knn(x, y, k):
-    of_x, of_y = neighbour_lists(x, k), neighbour_lists(y, k)
+def cycle_knn(x, y, k, rng=None):
+    of_x, of_y = neighbour_lists(x, k, rng), neighbour_lists(y, k, rng)
     return np.mean([any(i in of_x[j] for j in of_y[i]) for i in range(len(of_x))])
 
 
@@ -48,8 +60,8 @@ def lcs(a, b):
     return 0
 
 
-def lcs_knn(x, y, k):
-    pairs = zip(neighbour_lists(x, k), neighbour_lists(y, k), strict=True)
+def lcs_knn(x, y, k, rng=None):
+    pairs = zip(neighbour_lists(x, k, rng), neighbour_lists(y, k, rng), strict=True)
     return np.mean([lcs(a, b) / k for a, b in pairs])
 
 
@@ -63,14 +75,14 @@ def levenshtein(a, b):
     )
 
 
-def edit_knn(x, y, k):
-    pairs = zip(neighbour_lists(x, k), neighbour_lists(y, k), strict=True)
+def edit_knn(x, y, k, rng=None):
+    pairs = zip(neighbour_lists(x, k, rng), neighbour_lists(y, k, rng), strict=True)
     return np.mean([1 - levenshtein(a, b) / k for a, b in pairs])
 
 
-def masks(x, k):
+def masks(x, k, rng=None):
     M = np.zeros((len(x), len(x)))
-    for i, near in enumerate(neighbour_lists(x, k)):
+    for i, near in enumerate(neighbour_lists(x, k, rng)):
         M[i, near] = 1
     return M
 
@@ -84,8 +96,8 @@ def debiased(A, B):
     return same_pair - 2 * same_row / (n - 2) + no_row / ((n - 1) * (n - 2))
 
 
-def cknna(x, y, k):
-    K, L, M_x, M_y = cosines(x), cosines(y), masks(x, k), masks(y, k)
+def cknna(x, y, k, rng=None):
+    K, L, M_x, M_y = cosines(x), cosines(y), masks(x, k, rng), masks(y, k, rng)
     shared = debiased(K * M_x * M_y, L * M_x * M_y)
     of_x, of_y = debiased(K * M_x, K * M_x), debiased(L * M_y, L * M_y)
     return shared / math.sqrt(of_x * of_y) if of_x * of_y > 0 else math.nan

@@ -8,9 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import oracles_neighbours
 import pytest
+import scipy.sparse
 import torch
-from contract import IDS, PROMISES, TESTED_IN, Options, Promise, Tensors, normal
+from array_kinds import BY_COLUMN, KINDS, WIDENING
+from contract import (
+    IDS,
+    PROMISES,
+    TESTED_IN,
+    Options,
+    Promise,
+    Tensors,
+    normal,
+    one_width,
+    two_widths,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -30,6 +43,9 @@ every_loss = pytest.mark.parametrize(
     ("name", "options"), [case for case in VARIANTS if PROMISES[str(case.values[0])].by_sample]
 )
 every_function = pytest.mark.parametrize("name", PROMISES)
+every_array_function = pytest.mark.parametrize(
+    "name", [name for name, promise in PROMISES.items() if promise.arrays]
+)
 
 
 def call(name: str, tensors: Tensors, options: Options) -> Tensor:
@@ -132,6 +148,56 @@ def test_reductions_agree(name: str, options: Options) -> None:
     torch.testing.assert_close(rows.sum(), total)
 
 
+def one_hot(n: int, classes: int, seed: int) -> Tensor:
+    return torch.eye(classes, dtype=torch.float64)[torch.arange(n) % classes].roll(seed, 0)
+
+
+# Rows as classes and captions bring them: equal on one side or on both, in groups or all of them.
+TIED_ROWS = {
+    "one-hot": (one_hot(24, 3, 0), one_hot(24, 4, 1)),
+    "copies": (normal(8, 6, seed=0).repeat(3, 1), normal(12, 4, seed=1).repeat_interleave(2, 0)),
+    "directions": (one_hot(24, 4, 0) * normal(24, 1, seed=2).exp(), normal(24, 4, seed=3)),
+    "one collapsed": (torch.full((24, 6), 0.3, dtype=torch.float64), normal(24, 4, seed=4)),
+}
+every_tie = pytest.mark.parametrize("tied", TIED_ROWS.values(), ids=TIED_ROWS)
+SIMILARITIES = [
+    name
+    for name, promise in PROMISES.items()
+    if promise.paired and promise.inputs in (one_width, two_widths) and not promise.by_sample
+]
+COUNTS = [name for name in SIMILARITIES if name.endswith("_knn")]
+
+
+@every_tie
+@pytest.mark.parametrize("name", [name for name in SIMILARITIES if name not in COUNTS])
+def test_order_of_tied_rows_does_not_matter(name: str, tied: Tensors) -> None:
+    tensors = tuple(x[:, :3] for x in tied)
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
+    value = call(name, tensors, {})
+    moved = call(name, tuple(x[order] for x in tensors), {})
+    torch.testing.assert_close(moved, value, rtol=1e-9, atol=1e-9, equal_nan=True)
+
+
+@every_tie
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", COUNTS)
+def test_ties_are_broken_on_each_side_by_itself(
+    name: str, dtype: torch.dtype, tied: Tensors
+) -> None:
+    """The mean over orders of the rows is the mean over orders of the ties."""
+    x, y = (z.to(dtype) for z in tied)
+    g = torch.Generator().manual_seed(0)
+    orders = [torch.randperm(24, generator=g) for _ in range(60)]
+    found = torch.stack([call(name, (x[o], y[o]), {"k": 3}) for o in orders]).double()
+    if (x == x[0]).all():
+        assert found.isnan().all()
+        return
+    oracle = getattr(oracles_neighbours, name)
+    expected = oracles_neighbours.mean_over_ties(oracle, x.numpy(), y.numpy(), 3)
+    error = found.std().item() * (1 / 60 + 1 / 200) ** 0.5
+    assert found.mean().item() == pytest.approx(expected, abs=4 * error + 1e-6)
+
+
 @every_function
 @pytest.mark.parametrize(
     "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str
@@ -210,10 +276,41 @@ def test_nan_in_nan_out(name: str) -> None:
 def test_refuses_what_is_no_float_tensor(name: str) -> None:
     tensors = inputs(name)
     for position, x in enumerate(tensors):
-        for bad, got in ((x.numpy(), "ndarray"), (x.long(), "torch.int64")):
+        refused = [(x.long(), "torch.int64"), (None, "NoneType"), (x.to_sparse(), "to_dense[(][)]")]
+        if PROMISES[name].arrays:
+            masked = np.ma.masked_greater(x.numpy(), 0)
+            refused += [(x.long().numpy(), "torch.int64"), (x.numpy().astype(str), "dtype <U32")]
+            refused += [(masked, str(masked.mask.sum())), (scipy.sparse.csr_array(x), "toarray.*")]
+        else:
+            refused.append((x.numpy(), "ndarray"))
+        for bad, got in refused:
             arguments = (*tensors[:position], bad, *tensors[position + 1 :])
-            with pytest.raises(TypeError, match=rf"^{name}: expected \w+ .*, got .*{got}$"):
+            with pytest.raises(
+                (TypeError, ValueError), match=rf"^{name}: expected \w+ .*, got .*{got}$"
+            ):
                 call(name, arguments, {})
+
+
+@every_array_function
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_array_counts_as_the_tensor_of_its_numbers(name: str, kind: str) -> None:
+    for dtype in (torch.float64, torch.float32):
+        tensors = inputs(name, dtype=dtype)
+        expected = call(name, tensors, {})
+        for arguments in (map(KINDS[kind], tensors), (KINDS[kind](tensors[0]), *tensors[1:])):
+            found = call(name, tuple(arguments), {})
+            torch.testing.assert_close(found, expected.to(found.dtype), rtol=1e-4, atol=1e-6)
+            if kind not in WIDENING | BY_COLUMN:
+                assert torch.equal(found, expected)
+
+
+@every_variant
+def test_numpy_scalars_count_as_python_numbers(name: str, options: Options) -> None:
+    kinds = {bool: np.bool_, int: np.int64, float: np.float32}
+    as_numpy = {k: kinds[type(v)](v) if type(v) in kinds else v for k, v in options.items()}
+    as_python = {k: v.item() if isinstance(v, np.generic) else v for k, v in as_numpy.items()}
+    tensors = inputs(name, dtype=torch.float32)
+    assert torch.equal(call(name, tensors, as_numpy), call(name, tensors, as_python))
 
 
 @every_function

@@ -5,39 +5,50 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from structure_reg._checks import (
     check_count,
     check_device,
     check_features,
     check_float_tensor,
-    check_ids,
-    check_paired,
     check_same_width,
 )
 
 
-def check_gallery(function: str, x: Any, y: Any, ids: Any, y_ids: Any) -> None:
-    """Refuse sides of different widths, and sides without ids or a pairing by row."""
+def check_gallery(function: str, x: Any, y: Any) -> None:
+    """Refuse sides of different widths or devices."""
     check_features(function, rows=1, x=x, y=y)
     check_same_width(function, x=x, y=y)
     check_device(function, "x and y", x, y)
-    check_ids(function, ids, x)
-    if y_ids is None:
-        check_paired(function, rows=1, x=x, y=y)
-    elif ids is None:
+
+
+def check_both_ids(function: str, ids: Any) -> None:
+    if ids is None:
         raise ValueError(f"{function}: expected ids together with y_ids, got None")
-    else:
-        check_ids(function, y_ids, y, name="y_ids")
 
 
-def check_classes(function: str, x: Any, classes: Any, labels: Any) -> None:
-    """Refuse classes that differ from the samples in width, and all but one label per sample."""
+def check_classes(function: str, x: Any, classes: Any) -> None:
+    """Refuse classes that differ from the samples in width or device."""
     check_features(function, rows=1, x=x, classes=classes)
     check_same_width(function, x=x, classes=classes)
     check_device(function, "x and classes", x, classes)
-    if labels is None:
-        raise TypeError(f"{function}: expected labels to be a tensor, got NoneType")
-    check_ids(function, labels, x, name="labels")
+
+
+def check_labels(function: str, labels: Sequence[Any], samples: int, classes: int) -> None:
+    """Refuse all but one index of a class per sample; on a GPU another one aborts the process."""
+    if len(labels) != samples:
+        raise ValueError(f"{function}: expected labels of shape ({samples},), got ({len(labels)},)")
+    for row, label in enumerate(labels):
+        if type(label) is not int:
+            raise TypeError(
+                f"{function}: expected labels to be indices of classes, got {label!r} in row {row}"
+            )
+        if not 0 <= label < classes:
+            raise ValueError(
+                f"{function}: expected labels in [0, {classes}), got {label} in row {row}"
+            )
 
 
 def check_prompts(function: str, prompts: Any) -> None:
@@ -54,17 +65,20 @@ def check_callable(function: str, name: str, value: Any) -> None:
         raise TypeError(f"{function}: expected {name} to be callable, got {type(value).__name__}")
 
 
-def check_neighbours(function: str, k: Any, n: int) -> None:
+def check_neighbours(function: str, k: Any, n: int) -> int:
     """Refuse k = n - 1, where every other row is a neighbour and none can change."""
-    check_count(function, "k", k)
-    if k > n - 2:
+    size = check_count(function, "k", k)
+    if size > n - 2:
         raise ValueError(f"{function}: expected k <= n - 2, got k = {k}, n = {n}")
+    return size
 
 
-def check_ks(function: str, ks: Any) -> None:
+def check_ks(function: str, ks: Any) -> tuple[int, ...]:
+    """Return the cut-offs as Python's integers."""
+    if isinstance(ks, np.ndarray | Tensor) and ks.ndim == 1:
+        ks = ks.tolist()
     if not isinstance(ks, Sequence) or isinstance(ks, str):
         raise TypeError(f"{function}: expected ks to be a list of integers, got {ks!r}")
     if not ks:
         raise ValueError(f"{function}: expected at least one cut-off in ks, got none")
-    for k in ks:
-        check_count(function, "ks", k)
+    return tuple(check_count(function, "ks", k) for k in ks)

@@ -8,22 +8,37 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from structure_reg._gram import center, unit_deviations, unit_rows
-from structure_reg._precision import full_precision
+from structure_reg._gram import center, unit_rows
+from structure_reg._precision import full_precision, result_dtype
 from structure_reg.evaluation.ranks import tiles
 from structure_reg.evaluation.ties import share_of_first
 
 METRICS = ("euclidean", "cosine")
+# Largest difference, in units of eps, between unit rows of two multiples of one row.
+ROW = 4
 
 
-def distance_tiles(
-    x: Tensor, y: Tensor, metric: str
-) -> Iterator[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]:
-    """Yield both sides' distances from one block of rows to all rows, with their rounding errors.
+class Distances(NamedTuple):
+    """Half the squared distances from a block of rows to all rows; two that differ by less tie."""
+
+    D: Tensor  # (b, n)
+    product: Tensor  # () rounding of the products
+    row: float  # length of the rounding errors of a row
+
+    def rounding(self, D: Tensor) -> Tensor:
+        """Largest difference from these entries of D that may be rounding alone.
+
+        An error of e in a row changes a distance r by e, and so r² / 2 by r e + e² / 2.
+        """
+        r = (2 * D.masked_fill(D.isinf(), 0).clamp_min(0)).sqrt()
+        return self.product + self.row * r + self.row**2 / 2
+
+
+def distance_tiles(x: Tensor, y: Tensor, metric: str) -> Iterator[tuple[Distances, Distances]]:
+    """Yield both sides' distances from one block of rows to all rows.
 
     Distances are computed in float64, because a nearest neighbour may be closer than the rounding
-    error of a float32 Gram product. They are shifted by a constant per row, and the distance of a
-    row to itself is infinite.
+    error of a float32 Gram product. The distance of a row to itself is infinite.
     """
     sides = [distance_factors(x, metric), distance_factors(y, metric)]
     for rows in tiles(len(x), 8 * 8 * len(x)):
@@ -32,36 +47,39 @@ def distance_tiles(
 
 
 class DistanceFactors(NamedTuple):
-    """For row i, o_j - q_i · w_j is in the order of the distances to the rows j."""
+    """Half the squared distance of rows i and j is o_i + o_j - w_i . w_j."""
 
-    q: Tensor  # (n, d)
     w: Tensor  # (n, d)
     o: Tensor  # (n,)
-    rounding: Tensor  # ()
+    row: float
 
 
-def distance_tile(side: DistanceFactors, rows: slice) -> tuple[Tensor, Tensor]:
-    with full_precision(side.q.device):
-        D = torch.addmm(side.o, side.q[rows], side.w.mT, alpha=-1)  # (b, n)
+def distance_tile(side: DistanceFactors, rows: slice) -> Distances:
+    w, o, row = side
+    with full_precision(w.device):
+        D = torch.addmm(o, w[rows], w.mT, alpha=-1)  # (b, n)
+    D = D.add_(o[rows, None])
     D[:, rows].fill_diagonal_(torch.inf)
-    return D, side.rounding
+    return Distances(D, 32 * torch.finfo(w.dtype).eps * o.amax(), row)
 
 
 def distance_factors(x: Tensor, metric: str) -> DistanceFactors:
-    if metric == "cosine":
-        q = unit_rows(x.double())
-        w = unit_deviations(q)
-        o = w.new_zeros(len(x))
-    else:
-        q = w = center(x.double())
-        o = w.square().sum(-1) / 2
-    eps = torch.finfo(torch.float64).eps
-    return DistanceFactors(q, w, o, 16 * eps * w.square().sum(-1).amax())
+    """The rows, centred; for the cosine the unit rows, whose distances have the same order."""
+    if metric == "euclidean":
+        w = center(x.double())
+        return DistanceFactors(w, w.square().sum(-1) / 2, 0.0)
+    w = center(unit_rows(x.double()))
+    zero = ~x.any(-1)  # a zero row has no direction: its cosine to every other row is 0
+    return DistanceFactors(
+        w, (w.square().sum(-1) + zero) / 2, ROW * torch.finfo(result_dtype(x)).eps
+    )
 
 
-def memberships(distance: Tensor, k: int, rounding: Tensor) -> Tensor:
+def memberships(distances: Distances, k: int) -> Tensor:
     """Return the probability of each column to be among the k nearest: 0 or 1 unless it ties."""
+    distance = distances.D
     kth = distance.kthvalue(k, 1, keepdim=True).values  # (b, 1)
+    rounding = distances.rounding(kth)
     first, last = kth - rounding, kth + rounding
     nearer, reached = distance < first, distance <= last
     above = nearer.sum(1, keepdim=True).double()

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import (
     check_device,
     check_features,
@@ -20,7 +21,7 @@ from structure_reg.evaluation.ranks import tiles
 
 
 @torch.no_grad()
-def modality_gap(x: Tensor, y: Tensor) -> Tensor:
+def modality_gap(x: Array, y: Array) -> Tensor:
     r"""Distance between the mean directions of the two sides.
 
     .. math:: \Bigl\| \frac1{n_x} \sum_i \hat x_i - \frac1{n_y} \sum_j \hat y_j \Bigr\|,
@@ -28,7 +29,7 @@ def modality_gap(x: Tensor, y: Tensor) -> Tensor:
 
     Parameters
     ----------
-    x, y : Tensor of shape (n_x, d), (n_y, d)
+    x, y : Tensor or array of shape (n_x, d), (n_y, d)
         Features of both sides after their heads, paired or not.
 
     Returns
@@ -41,7 +42,7 @@ def modality_gap(x: Tensor, y: Tensor) -> Tensor:
     Raises
     ------
     TypeError
-        If an argument is not a floating tensor.
+        If an argument is not of a floating dtype.
     ValueError
         If widths or devices differ, or if a side has no rows.
 
@@ -59,6 +60,7 @@ def modality_gap(x: Tensor, y: Tensor) -> Tensor:
     >>> modality_gap(torch.eye(2), -torch.eye(2))
     tensor(1.4142)
     """
+    x, y = as_tensors("modality_gap", x=x, y=y)
     check_features("modality_gap", rows=1, x=x, y=y)
     check_same_width("modality_gap", x=x, y=y)
     check_device("modality_gap", "x and y", x, y)
@@ -67,14 +69,14 @@ def modality_gap(x: Tensor, y: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def alignment(x: Tensor, y: Tensor, *, alpha: float = 2.0) -> Tensor:
+def alignment(x: Array, y: Array, *, alpha: float = 2.0) -> Tensor:
     r"""Mean distance between partners on the unit sphere, raised to a power.
 
     .. math:: \frac1n \sum_i \| \hat x_i - \hat y_i \|^\alpha, \qquad \hat x = x / \| x \|
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, d)
+    x, y : Tensor or array of shape (n, d)
         Paired features after their heads.
     alpha : float
         Exponent of the distance, positive.
@@ -109,16 +111,17 @@ def alignment(x: Tensor, y: Tensor, *, alpha: float = 2.0) -> Tensor:
     >>> alignment(x, 3 * x), alignment(x, -x), alignment(x, x.roll(1, 0))
     (tensor(0.), tensor(4.), tensor(2.))
     """
+    x, y = as_tensors("alignment", x=x, y=y)
     check_paired("alignment", rows=1, x=x, y=y)
     check_same_width("alignment", x=x, y=y)
-    check_number("alignment", "alpha", alpha, above=0.0)
+    alpha = check_number("alignment", "alpha", alpha, above=0.0)
     x, y = promote(x, y)
     squared_distance = (unit_rows(x) - unit_rows(y)).square().sum(-1)  # (n,)
     return squared_distance.pow(alpha / 2).mean()
 
 
 @torch.no_grad()
-def uniformity(x: Tensor, *, t: float = 2.0) -> Tensor:
+def uniformity(x: Array, *, t: float = 2.0) -> Tensor:
     r"""Logarithm of the mean Gaussian potential between rows on the unit sphere.
 
     .. math:: \log \frac{1}{n (n - 1)} \sum_{i \ne j} e^{-t \| \hat x_i - \hat x_j \|^2},
@@ -126,7 +129,7 @@ def uniformity(x: Tensor, *, t: float = 2.0) -> Tensor:
 
     Parameters
     ----------
-    x : Tensor of shape (n, d)
+    x : Tensor or array of shape (n, d)
         Features of one side after its head, n >= 2.
     t : float
         Sharpness of the Gaussian, positive.
@@ -162,8 +165,9 @@ def uniformity(x: Tensor, *, t: float = 2.0) -> Tensor:
     >>> uniformity(x), uniformity(x + 1), uniformity(torch.ones(2000, 64))
     (tensor(-3.8755), tensor(-1.9510), tensor(0.))
     """
+    (x,) = as_tensors("uniformity", x=x)
     check_features("uniformity", x=x)
-    check_number("uniformity", "t", t, above=0.0)
+    t = check_number("uniformity", "t", t, above=0.0)
     (x,) = promote(x)
     n = len(x)
     parts = []

@@ -5,17 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_choice, check_paired
 from structure_reg._precision import result_dtype
 from structure_reg.evaluation._checks import check_neighbours
-from structure_reg.evaluation.distances import METRICS, distance_tiles, memberships
+from structure_reg.evaluation.distances import METRICS, Distances, distance_tiles, memberships
 from structure_reg.evaluation.ranks import nan_of
 from structure_reg.evaluation.ties import places
 
 
 @torch.no_grad()
 def trustworthiness(
-    frozen: Tensor, aligned: Tensor, *, k: int = 10, metric: str = "euclidean"
+    frozen: Array, aligned: Array, *, k: int = 10, metric: str = "euclidean"
 ) -> Tensor:
     r"""Measure how few false neighbours appear: 1 if all aligned neighbours were neighbours before.
 
@@ -30,9 +31,9 @@ def trustworthiness(
 
     Parameters
     ----------
-    frozen : Tensor of shape (n, d0)
+    frozen : Tensor or array of shape (n, d0)
         Features before the head, n >= 3.
-    aligned : Tensor of shape (n, d)
+    aligned : Tensor or array of shape (n, d)
         Features of the same samples after the head.
     k : int
         Size of a neighbourhood, from 1 to n - 2.
@@ -71,14 +72,12 @@ def trustworthiness(
     >>> trustworthiness(x, x[:, :2]), continuity(x, x[:, :2])
     (tensor(0.8286), tensor(0.9727))
     """
-    check_neighbourhoods("trustworthiness", frozen, aligned, k, metric)
+    frozen, aligned, k = check_neighbourhoods("trustworthiness", frozen, aligned, k, metric)
     return share_of_true_neighbours(frozen, aligned, k, metric)
 
 
 @torch.no_grad()
-def continuity(
-    frozen: Tensor, aligned: Tensor, *, k: int = 10, metric: str = "euclidean"
-) -> Tensor:
+def continuity(frozen: Array, aligned: Array, *, k: int = 10, metric: str = "euclidean") -> Tensor:
     r"""Measure how few neighbours are lost: 1 if all frozen neighbours remain neighbours.
 
     .. math:: C(\text{frozen}, \text{aligned}) = T(\text{aligned}, \text{frozen})
@@ -115,13 +114,13 @@ def continuity(
     >>> continuity(x, torch.ones(500, 1))
     tensor(0.5045)
     """
-    check_neighbourhoods("continuity", frozen, aligned, k, metric)
+    frozen, aligned, k = check_neighbourhoods("continuity", frozen, aligned, k, metric)
     return share_of_true_neighbours(aligned, frozen, k, metric)
 
 
 @torch.no_grad()
 def neighbourhood_overlap(
-    frozen: Tensor, aligned: Tensor, *, k: int = 10, metric: str = "euclidean"
+    frozen: Array, aligned: Array, *, k: int = 10, metric: str = "euclidean"
 ) -> Tensor:
     r"""Share of each row's k nearest rows that stay the same after the head.
 
@@ -159,23 +158,25 @@ def neighbourhood_overlap(
     >>> neighbourhood_overlap(x, x[:, :2]), neighbourhood_overlap(x, torch.ones(500, 1))
     (tensor(0.3338), tensor(0.0200))
     """
-    check_neighbourhoods("neighbourhood_overlap", frozen, aligned, k, metric)
+    frozen, aligned, k = check_neighbourhoods("neighbourhood_overlap", frozen, aligned, k, metric)
     n = len(frozen)
     shared = torch.stack(
         [
-            (memberships(D_f, k, rounding_f) * memberships(D_a, k, rounding_a)).sum()
-            for (D_f, rounding_f), (D_a, rounding_a) in distance_tiles(frozen, aligned, metric)
+            (memberships(D_f, k) * memberships(D_a, k)).sum()
+            for D_f, D_a in distance_tiles(frozen, aligned, metric)
         ]
     ).sum()
     return in_input_dtype(shared / (n * k), frozen, aligned)
 
 
 def check_neighbourhoods(
-    function: str, frozen: Tensor, aligned: Tensor, k: int, metric: str
-) -> None:
+    function: str, frozen: Array, aligned: Array, k: int, metric: str
+) -> tuple[Tensor, Tensor, int]:
+    frozen, aligned = as_tensors(function, frozen=frozen, aligned=aligned)
     check_paired(function, rows=3, frozen=frozen, aligned=aligned)
-    check_neighbours(function, k, len(frozen))
+    k = check_neighbours(function, k, len(frozen))
     check_choice(function, "metric", metric, METRICS)
+    return frozen, aligned, k
 
 
 def share_of_true_neighbours(before: Tensor, after: Tensor, k: int, metric: str) -> Tensor:
@@ -184,19 +185,19 @@ def share_of_true_neighbours(before: Tensor, after: Tensor, k: int, metric: str)
     Z = k * (2 * n - 3 * k - 1) if 2 * k < n else (n - k) * (n - k - 1)
     beyond = torch.stack(
         [
-            ranks_beyond_k(D_b, rounding_b, memberships(D_a, k, rounding_a), k)
-            for (D_b, rounding_b), (D_a, rounding_a) in distance_tiles(before, after, metric)
+            ranks_beyond_k(D_b, memberships(D_a, k), k)
+            for D_b, D_a in distance_tiles(before, after, metric)
         ]
     ).sum()
     return in_input_dtype(1 - 2 * beyond / (n * Z), before, after)
 
 
-def ranks_beyond_k(D: Tensor, rounding: Tensor, P: Tensor, k: int) -> Tensor:
+def ranks_beyond_k(distances: Distances, P: Tensor, k: int) -> Tensor:
     """Sum P · E[max(0, r - k)], where r is uniform on the places of a tie: a + 1 to a + t."""
     members = max(k, int((P > 0).sum(1).amax()))  # more than k if the k-th place is tied
     weight, columns = P.topk(members, 1)  # (b, m)
-    nearness = -D.gather(1, columns)
-    a, t = places(-D, nearness, rounding)  # (b, m)
+    D = distances.D.gather(1, columns)
+    a, t = places(-distances.D, -D, distances.rounding(D))  # (b, m)
     lower, upper = (a - k).clamp_min(0).double(), (a + t - k).clamp_min(0).double()
     beyond = (upper * (upper + 1) - lower * (lower + 1)) / 2  # (b, m)
     return (weight * beyond / t).sum()

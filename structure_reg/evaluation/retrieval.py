@@ -9,9 +9,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from structure_reg._arrays import Array, as_tensors
+from structure_reg._checks import check_ids, check_paired
 from structure_reg._gram import unit_deviations, unit_rows
+from structure_reg._ids import Ids, as_ids
 from structure_reg._precision import full_precision, promote
-from structure_reg.evaluation._checks import check_gallery, check_ks
+from structure_reg.evaluation._checks import check_both_ids, check_gallery, check_ks
 from structure_reg.evaluation.ranks import nan_of, score_rounding, tiles
 from structure_reg.evaluation.ties import (
     Standing,
@@ -94,11 +97,11 @@ class Retrieval(NamedTuple):
 
 @torch.no_grad()
 def retrieval(
-    x: Tensor,
-    y: Tensor,
+    x: Array,
+    y: Array,
     *,
-    ids: Tensor | None = None,
-    y_ids: Tensor | None = None,
+    ids: Ids | None = None,
+    y_ids: Ids | None = None,
     ks: Sequence[int] = (1, 5, 10),
 ) -> Retrieval:
     r"""Rank all rows of one side by their cosine to each row of the other, in both directions.
@@ -116,17 +119,18 @@ def retrieval(
 
     Parameters
     ----------
-    x : Tensor of shape (n_x, d)
+    x : Tensor or array of shape (n_x, d)
         Features of one side after its head, at any scale.
-    y : Tensor of shape (n_y, d)
+    y : Tensor or array of shape (n_y, d)
         Features of the other side. Without `y_ids`, row i of `y` is the partner of row i of `x`,
         and n_y = n_x.
-    ids : Tensor of shape (n_x,), optional
-        Integer ids of the rows; rows with the same id are positives of each other. By default, row
-        i of `x` has row i of `y` as its only positive.
-    y_ids : Tensor of shape (n_y,), optional
-        Integer ids of the rows of `y` if they are not those of `x`: for images with five captions
-        each, for a gallery of distinct texts, or for distractors without a query. `ids` by default.
+    ids : Tensor or array of shape (n_x,), optional
+        Ids of the rows, also as a list: integers, strings, dates, tuples or other hashable values.
+        Rows with equal ids are positives of each other. By default, row i of `x` has row i of `y`
+        as its only positive.
+    y_ids : Tensor or array of shape (n_y,), optional
+        Ids of the rows of `y` if they are not those of `x`: for images with five captions each, for
+        a gallery of distinct texts, or for distractors without a query. `ids` by default.
     ks : sequence of int
         Cut-offs of R@k, P@k and mAP@k.
 
@@ -145,8 +149,8 @@ def retrieval(
     TypeError
         If an argument is of the wrong type.
     ValueError
-        If shapes or devices do not match, if `y_ids` is passed without `ids`, or if a k is not
-        positive.
+        If shapes or devices do not match, if `y_ids` is passed without `ids`, if an id is missing
+        (None or NaN), or if a k is not positive.
 
     See Also
     --------
@@ -173,17 +177,35 @@ def retrieval(
     median rank       50.5      50.5
     queries            100       100
     """
-    check_gallery("retrieval", x, y, ids, y_ids)
-    check_ks("retrieval", ks)
+    name = "retrieval"
+    x, y = as_tensors(name, x=x, y=y)
+    check_gallery(name, x, y)
+    x_numbers, y_numbers = pairing(name, x, y, ids, y_ids)
+    cut_offs = check_ks(name, ks)
     x, y = promote(x, y)
-    if ids is None:
-        ids = torch.arange(len(x), device=x.device)
-    if y_ids is None:
-        y_ids = ids
     with full_precision(x.device):
         return Retrieval(
-            retrieve(x, y, ids, y_ids, tuple(ks)), retrieve(y, x, y_ids, ids, tuple(ks))
+            retrieve(x, y, x_numbers, y_numbers, cut_offs),
+            retrieve(y, x, y_numbers, x_numbers, cut_offs),
         )
+
+
+def pairing(
+    function: str, x: Tensor, y: Tensor, ids: Ids | None, y_ids: Ids | None
+) -> tuple[Tensor, Tensor]:
+    """Return integer ids of the rows of x and of y, by default their positions."""
+    if y_ids is None:
+        check_paired(function, rows=1, x=x, y=y)
+        if ids is None:
+            ids = torch.arange(len(x), device=x.device)
+        (x_numbers,) = as_ids(function, x.device, ids=ids)
+        check_ids(function, x_numbers, x)
+        return x_numbers, x_numbers
+    check_both_ids(function, ids)
+    x_numbers, y_numbers = as_ids(function, x.device, ids=ids, y_ids=y_ids)
+    check_ids(function, x_numbers, x)
+    check_ids(function, y_numbers, y, name="y_ids")
+    return x_numbers, y_numbers
 
 
 def retrieve(

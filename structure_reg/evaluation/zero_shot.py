@@ -9,16 +9,24 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
+from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_paired
 from structure_reg._gram import unit_deviations, unit_rows
+from structure_reg._ids import Ids, id_values
 from structure_reg._precision import full_precision, promote
-from structure_reg.evaluation._checks import check_callable, check_classes, check_ks, check_prompts
+from structure_reg.evaluation._checks import (
+    check_callable,
+    check_classes,
+    check_ks,
+    check_labels,
+    check_prompts,
+)
 from structure_reg.evaluation.ranks import nan_of, score_rounding, tiles
 from structure_reg.evaluation.ties import places, share_of_first
 
 
 @torch.no_grad()
-def class_embeddings(prompts: Tensor, *, head: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+def class_embeddings(prompts: Array, *, head: Callable[[Tensor], Array] | None = None) -> Tensor:
     r"""Average the prompts of each class after the head, as unit vectors.
 
     .. math:: c = \operatorname{rownorm}
@@ -26,7 +34,7 @@ def class_embeddings(prompts: Tensor, *, head: Callable[[Tensor], Tensor] | None
 
     Parameters
     ----------
-    prompts : Tensor of shape (c, t, d0)
+    prompts : Tensor or array of shape (c, t, d0)
         Frozen text features of t templates filled with each of c class names. For classes with
         different numbers of prompts, call once per class and concatenate.
     head : callable, optional
@@ -42,7 +50,7 @@ def class_embeddings(prompts: Tensor, *, head: Callable[[Tensor], Tensor] | None
     Raises
     ------
     TypeError
-        If `prompts` is not a floating tensor, or `head` not callable.
+        If `prompts` is not of a floating dtype, or `head` not callable.
     ValueError
         If `prompts` is not of shape (c, t, d0), or if the head changes the number of rows.
 
@@ -62,11 +70,12 @@ def class_embeddings(prompts: Tensor, *, head: Callable[[Tensor], Tensor] | None
     >>> class_embeddings(torch.tensor([[[9.0, 0.0], [0.0, 1.0]]]))
     tensor([[0.7071, 0.7071]])
     """
+    (prompts,) = as_tensors("class_embeddings", prompts=prompts)
     check_prompts("class_embeddings", prompts)
     z = texts = rearrange(prompts, "c t d0 -> (c t) d0")
     if head is not None:
         check_callable("class_embeddings", "head", head)
-        z = head(texts)  # (c t, d)
+        (z,) = as_tensors("class_embeddings", **{"head(prompts)": head(texts)})  # (c t, d)
         check_paired("class_embeddings", rows=1, prompts=texts, **{"head(prompts)": z})
     (z,) = promote(z)
     with full_precision(z.device):
@@ -104,9 +113,7 @@ class ZeroShot(NamedTuple):
 
 
 @torch.no_grad()
-def zero_shot(
-    x: Tensor, classes: Tensor, labels: Tensor, *, ks: Sequence[int] = (1, 5)
-) -> ZeroShot:
+def zero_shot(x: Array, classes: Array, labels: Ids, *, ks: Sequence[int] = (1, 5)) -> ZeroShot:
     r"""Classify each sample by the class with the highest cosine, and measure the accuracy.
 
     Ties count by their expectation, as in :func:`retrieval`: if the right class is one of r classes
@@ -115,12 +122,12 @@ def zero_shot(
 
     Parameters
     ----------
-    x : Tensor of shape (n, d)
+    x : Tensor or array of shape (n, d)
         Features of the samples after their head, at any scale.
-    classes : Tensor of shape (c, d)
+    classes : Tensor or array of shape (c, d)
         Embeddings of the classes, as from :func:`class_embeddings`.
-    labels : Tensor of shape (n,)
-        Index of the right class of each sample, an integer in [0, c).
+    labels : Tensor or array of shape (n,)
+        Index of the right class of each sample, an integer in [0, c); also as a list.
     ks : sequence of int
         Cut-offs of the top-k accuracies.
 
@@ -136,7 +143,7 @@ def zero_shot(
     TypeError
         If an argument is of the wrong type.
     ValueError
-        If shapes or devices do not match, or if a k is not positive.
+        If shapes or devices do not match, if a label is not in [0, c), or if a k is not positive.
 
     See Also
     --------
@@ -155,11 +162,14 @@ def zero_shot(
     top-1          0.750           0.750
     macro F1       0.733
     """
-    check_classes("zero_shot", x, classes, labels)
-    check_ks("zero_shot", ks)
+    x, classes = as_tensors("zero_shot", x=x, classes=classes)
+    check_classes("zero_shot", x, classes)
+    indices = id_values("zero_shot", "labels", labels)
+    check_labels("zero_shot", indices, len(x), len(classes))
+    cut_offs = check_ks("zero_shot", ks)
     x, classes = promote(x, classes)
-    k = torch.tensor([*ks, 1], device=x.device)  # the last one is for F1
-    labels = labels.long()
+    k = torch.tensor([*cut_offs, 1], device=x.device)  # the last one is for F1
+    labels = torch.tensor(indices, device=x.device)
     hits, predicted = classify(x, classes, labels, k)
     hits = hits + nan_of(x, classes)
     samples = predicted.new_zeros(len(classes)).index_add(0, labels, hits.new_ones(len(x)))  # (c,)
@@ -167,7 +177,7 @@ def zero_shot(
     present = samples > 0
     recall, f1 = by_class / samples[:, None], 2 * by_class[:, -1] / (samples + predicted)
     return ZeroShot(
-        tuple(ks),
+        cut_offs,
         hits[:, :-1].mean(0).to(classes),
         recall[present, :-1].mean(0).to(classes),
         f1[present].mean().to(classes),

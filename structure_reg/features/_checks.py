@@ -262,15 +262,18 @@ def check_row_range(function: str, rows: Any, total: int) -> None:
         )
 
 
-def check_new_rows(
-    path: Path, features: Any, widths: Mapping[str, int] | None, missing: int
-) -> None:
-    """Refuse all but at most `missing` rows (m, d) of the store's layers; None: of any layers."""
+def check_mapping(features: Any) -> None:
     if not isinstance(features, Mapping):
         raise TypeError(
             "FeatureStore.append: expected a mapping from layer to tensor, "
             f"got {type_name(features)}"
         )
+
+
+def check_new_rows(
+    path: Path, features: Mapping[Any, Tensor], widths: Mapping[str, int] | None, missing: int
+) -> None:
+    """Refuse all but at most `missing` rows (m, d) of the store's layers; None: of any layers."""
     check_features("FeatureStore.append", rows=1, **{str(l): x for l, x in features.items()})
     new_widths = {layer: x.shape[1] for layer, x in features.items()}
     if not new_widths or not all(isinstance(layer, str) for layer in new_widths):

@@ -6,18 +6,21 @@ import json
 import re
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from structure_reg._arrays import Array, as_tensor
+from structure_reg._ids import Ids, id_values
 from structure_reg.features import manifest as manifests
 from structure_reg.features import tensor_file
 from structure_reg.features._checks import (
     check_complete,
     check_id_list,
+    check_mapping,
     check_new_rows,
     check_row_range,
     no_store,
@@ -91,7 +94,7 @@ class FeatureStore(Mapping[str, Tensor]):
     def create(
         cls,
         path: str | PathLike[str],
-        ids: Sequence[str | int],
+        ids: Ids,
         *,
         model: str,
         revision: str | None = None,
@@ -104,7 +107,7 @@ class FeatureStore(Mapping[str, Tensor]):
         ----------
         path : str or path
             Directory that does not exist yet, is empty, or holds such a store.
-        ids : sequence of str or int
+        ids : list or array of str or int
             Ids of all samples of the whole dataset; they may repeat.
         model, revision : str
             Name and revision of the encoder, as its publisher gives them.
@@ -127,6 +130,7 @@ class FeatureStore(Mapping[str, Tensor]):
             If an existing store is damaged or was created with other arguments, if the directory
             holds other files, or if `rows` is not within `ids`.
         """
+        ids = id_values("FeatureStore.create", "ids", ids)
         check_id_list("FeatureStore.create", ids)
         rows = range(len(ids)) if rows is None else rows
         check_row_range("FeatureStore.create", rows, len(ids))
@@ -181,12 +185,12 @@ class FeatureStore(Mapping[str, Tensor]):
             raise no_store(self.path, f"features extracted with {extraction}", found)
         self._manifest.extraction = extraction
 
-    def append(self, features: Mapping[str, Tensor]) -> None:
+    def append(self, features: Mapping[str, Array]) -> None:
         """Write the next rows of every layer.
 
         Parameters
         ----------
-        features : mapping of str to Tensor of shape (m, d)
+        features : mapping of str to Tensor or array, of shape (m, d)
             Rows of ``store.pending[:m]``, of one floating dtype, and for the same layers in every
             call.
 
@@ -196,17 +200,19 @@ class FeatureStore(Mapping[str, Tensor]):
             If the rows do not fit the store, or fewer than m rows are missing.
         """
         widths = self._manifest.widths
-        check_new_rows(self.path, features, widths or None, len(self.pending))
-        first = next(iter(features.values()))
+        check_mapping(features)
+        tensors = {l: as_tensor("FeatureStore.append", str(l), x) for l, x in features.items()}
+        check_new_rows(self.path, tensors, widths or None, len(self.pending))
+        first = next(iter(tensors.values()))
         dtype = str(first.dtype).removeprefix("torch.")
         if not widths:
-            self._create_files(features, dtype)
+            self._create_files(tensors, dtype)
         elif dtype != self._manifest.dtype:
             raise no_store(self.path, f"features in {self._manifest.dtype}", dtype)
         n, start = len(self.rows), self.done
         for layer, file in self._manifest.layers.items():
             path = self.path / file.file
-            x = features[layer].detach()
+            x = tensors[layer].detach()
             file.crc32 = tensor_file.write_rows(path, dtype, n, start, x, file.crc32)
         self._manifest.done += len(first)
         if not self.pending or time.monotonic() - self._committed >= COMMIT_SECONDS:

@@ -5,20 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from structure_reg._checks import check_count, check_number, check_paired
-from structure_reg._precision import result_dtype
+from structure_reg._checks import check_count, check_number
 
 
-def check_fit(
-    function: str, x: Tensor, y: Tensor, ridge: float | tuple[float, float] = 0.0
-) -> torch.dtype:
-    """Refuse pairs and ridges that no closed form can fit; return the dtype of the heads."""
-    check_paired(function, x=x, y=y)
-    check_ridge(function, ridge)
-    return result_dtype(x, y)
+def check_moments(function: str, n: int, y: Any) -> None:
+    """Refuse moments of fewer than 2 pairs, or with y beside them."""
+    if y is not None:
+        raise TypeError(
+            f"{function}: expected PairMoments without y, because they hold both sides, "
+            f"got {type(y).__name__}"
+        )
+    if n < 2:
+        raise ValueError(f"{function}: expected moments of at least 2 pairs, got {n}")
 
 
 def check_ridge(function: str, ridge: Any) -> None:
@@ -34,10 +32,10 @@ def check_dim(function: str, dim: Any, n: int, d_x: int, d_y: int) -> int:
     most = min(n - 1, d_x, d_y)
     if dim is None:
         return most
-    check_count(function, "dim", dim)
-    if dim > most:
+    directions = check_count(function, "dim", dim)
+    if directions > most:
         raise ValueError(f"{function}: expected dim <= min(n - 1, d_x, d_y) = {most}, got {dim}")
-    return int(dim)
+    return directions
 
 
 def check_at_most(function: str, name: str, value: int, most: int) -> None:
@@ -51,6 +49,10 @@ def check_folds(function: str, distinct: int, least: int) -> None:
             f"{function}: expected at least {least} pairs with different ids for cross-validation, "
             f"got {distinct}"
         )
+
+
+def no_pairs(function: str) -> ValueError:
+    return ValueError(f"{function}: expected at least one pair, got none")
 
 
 def no_finite_features(function: str, name: str) -> ValueError:

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from structure_reg._checks import check_count, check_number
+from structure_reg._arrays import Array, as_tensors
+from structure_reg._checks import check_count, check_flag, check_number, check_paired
 from structure_reg._gram import unit_rows
-from structure_reg.heads._checks import check_at_most, check_fit
-from structure_reg.heads.columns import Columns, columns
+from structure_reg._precision import result_dtype
+from structure_reg.heads._checks import check_at_most
+from structure_reg.heads.columns import Scaling, column_scaling
 
 
 class AsifHead(nn.Module):
@@ -55,11 +57,11 @@ class AsifHead(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, *, k: int, power: float = 8.0) -> None:
         super().__init__()
-        check_count("AsifHead", "in_features", in_features)
-        check_count("AsifHead", "out_features", out_features)
-        check_count("AsifHead", "k", k)
+        in_features = check_count("AsifHead", "in_features", in_features)
+        out_features = check_count("AsifHead", "out_features", out_features)
+        k = check_count("AsifHead", "k", k)
         check_at_most("AsifHead", "k", k, out_features)
-        check_number("AsifHead", "power", power, above=0.0)
+        power = check_number("AsifHead", "power", power, above=0.0)
         self.register_buffer("anchors", torch.zeros(out_features, in_features))
         self.register_buffer("mean", torch.zeros(in_features))
         self.register_buffer("factor", torch.ones(in_features))
@@ -89,7 +91,7 @@ class AsifHead(nn.Module):
 
 @torch.no_grad()
 def fit_asif(
-    x: Tensor, y: Tensor, *, k: int | None = None, power: float = 8.0, standardise: bool = True
+    x: Array, y: Array, *, k: int | None = None, power: float = 8.0, standardise: bool = True
 ) -> tuple[AsifHead, AsifHead]:
     r"""Represent each sample by its cosines to the training pairs of its own side.
 
@@ -100,7 +102,7 @@ def fit_asif(
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, d_x), (n, d_y)
+    x, y : Tensor or array of shape (n, d_x), (n, d_y)
         Paired frozen features, n >= 2.
     k : int, optional
         Number of anchors that represent a sample, at most n. By default min(800, n); 800 is the
@@ -144,20 +146,28 @@ def fit_asif(
     >>> retrieval(head_x(x), head_y(y)).x_to_y.recall[0]
     tensor(1.)
     """
-    dtype = check_fit("fit_asif", x, y)
+    x, y = as_tensors("fit_asif", x=x, y=y)
+    check_paired("fit_asif", x=x, y=y)
+    standardise = check_flag("fit_asif", "standardise", standardise)
+    dtype = result_dtype(x, y)
     k = min(800, len(x)) if k is None else k
-    check_count("fit_asif", "k", k)
+    k = check_count("fit_asif", "k", k)
     check_at_most("fit_asif", "k", k, len(x))
-    check_number("fit_asif", "power", power, above=0.0)
-    X = columns("fit_asif", "x", x, standardise=standardise)
-    Y = columns("fit_asif", "y", y, standardise=standardise)
-    return asif_head(X, k, power, dtype), asif_head(Y, k, power, dtype)
+    power = check_number("fit_asif", "power", power, above=0.0)
+    of_x = column_scaling("fit_asif", "x", x, standardise=standardise)
+    of_y = column_scaling("fit_asif", "y", y, standardise=standardise)
+    return (
+        asif_head(unit_rows(of_x(x)), of_x, k, power, dtype),
+        asif_head(unit_rows(of_y(y)), of_y, k, power, dtype),
+    )
 
 
-def asif_head(side: Columns, k: int, power: float, dtype: torch.dtype) -> AsifHead:
-    n, d = side.Z.shape
+def asif_head(
+    anchors: Tensor, scaling: Scaling, k: int, power: float, dtype: torch.dtype
+) -> AsifHead:
+    n, d = anchors.shape
     with torch.device("meta"):
         head = AsifHead(d, n, k=k, power=power)
-    head.anchors = unit_rows(side.Z).to(dtype)
-    head.mean, head.factor = side.mean.to(dtype), side.factor.to(dtype)
+    head.anchors = anchors.to(dtype)
+    head.mean, head.factor = scaling.mean.to(dtype), scaling.factor.to(dtype)
     return head

@@ -7,23 +7,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from structure_reg._checks import check_number
-from structure_reg.heads._checks import check_dim, check_fit
-from structure_reg.heads.columns import (
-    Columns,
-    Spectrum,
-    columns,
-    paired_directions,
-    spectrum,
-    whitening,
-)
+from structure_reg._arrays import Array
+from structure_reg._checks import check_flag, check_number
+from structure_reg.heads._checks import check_dim, check_ridge
+from structure_reg.heads.columns import Scaling
 from structure_reg.heads.linear import LinearHead, linear_head
+from structure_reg.heads.moments import PairMoments, PairRows, as_pairs
+from structure_reg.heads.spectra import pair_spectra, whitened_directions
 
 
 @torch.no_grad()
 def fit_cca(
-    x: Tensor,
-    y: Tensor,
+    x: Array | PairMoments,
+    y: Array | None = None,
     *,
     dim: int | None = None,
     ridge: float | tuple[float, float] = 1.0,
@@ -42,8 +38,9 @@ def fit_cca(
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, d_x), (n, d_y)
-        Paired frozen features, n >= 2. n may be smaller than the widths.
+    x, y : Tensor or array of shape (n, d_x), (n, d_y)
+        Paired frozen features, n >= 2. n may be smaller than the widths. Instead of both,
+        :class:`PairMoments` of the pairs as `x` alone.
     dim : int, optional
         Number of directions, at most min(n - 1, d_x, d_y), which is the default.
     ridge : float or tuple of two floats
@@ -94,13 +91,15 @@ def fit_cca(
     >>> torch.allclose(head(x).abs(), head_of_mapped(x @ maps).abs())
     True
     """
-    dtype = check_fit("fit_cca", x, y, ridge)
-    check_number("fit_cca", "power", power, least=0.0)
-    W_x, W_y, rho, X, Y = canonical_directions("fit_cca", x, y, dim, ridge, standardise)
-    weight = rho.pow(power / 2)
+    pairs = as_pairs("fit_cca", x, y)
+    standardise = check_flag("fit_cca", "standardise", standardise)
+    check_ridge("fit_cca", ridge)
+    power = check_number("fit_cca", "power", power, least=0.0)
+    c = canonical_directions("fit_cca", pairs, dim, ridge, standardise)
+    weight = c.rho.pow(power / 2)
     return (
-        linear_head(W_x * weight, X.mean, X.factor, dtype),
-        linear_head(W_y * weight, Y.mean, Y.factor, dtype),
+        linear_head(c.W_x * weight, *c.x, pairs.dtype),
+        linear_head(c.W_y * weight, *c.y, pairs.dtype),
     )
 
 
@@ -110,34 +109,19 @@ class CanonicalDirections(NamedTuple):
     W_x: Tensor  # (d_x, dim)
     W_y: Tensor  # (d_y, dim)
     rho: Tensor  # (dim,) in [0, 1]
-    X: Columns
-    Y: Columns
+    x: Scaling
+    y: Scaling
 
 
 def canonical_directions(
     function: str,
-    x: Tensor,
-    y: Tensor,
+    pairs: PairRows | PairMoments,
     dim: int | None,
     ridge: float | tuple[float, float],
     standardise: bool,
 ) -> CanonicalDirections:
-    """Compute C^{-1/2} A and C^{-1/2} B from thin SVDs, without forming a covariance."""
-    dim = check_dim(function, dim, len(x), x.shape[1], y.shape[1])
-    X = columns(function, "x", x, standardise=standardise)
-    Y = columns(function, "y", y, standardise=standardise)
-    ridge_x, ridge_y = ridge if isinstance(ridge, tuple) else (ridge, ridge)
-    S, T = spectrum(X), spectrum(Y)
-    W_x, W_y, rho = whitened_directions(S, T, S.U.mT @ T.U, ridge_x, ridge_y, dim)
-    return CanonicalDirections(W_x, W_y, rho, X, Y)
-
-
-def whitened_directions(
-    S: Spectrum, T: Spectrum, UU: Tensor, ridge_x: float, ridge_y: float, dim: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    h_x, h_y = whitening(S, ridge_x), whitening(T, ridge_y)
-    K = (h_x * S.s)[:, None] * UU * (h_y * T.s)  # (r_x, r_y)
-    A, rho, B = paired_directions(K, dim)
-    scale = len(S.U) ** 0.5  # Z is not divided by the square root of n, as a covariance would be
-    W_x, W_y = (scale * side.V @ (h[:, None] * D) for side, h, D in ((S, h_x, A), (T, h_y, B)))
-    return W_x, W_y, rho.clamp(max=1)
+    ridges = ridge if isinstance(ridge, tuple) else (ridge, ridge)
+    p = pair_spectra(function, pairs, ridges, standardise)
+    dim = check_dim(function, dim, p.n, len(p.x.V), len(p.y.V))
+    W_x, W_y, rho = whitened_directions(p, ridges, dim)
+    return CanonicalDirections(W_x, W_y, rho, p.x.scaling, p.y.scaling)

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from structure_reg._checks import check_count
+from structure_reg._arrays import Array, as_tensors
+from structure_reg._checks import check_count, check_flag, check_paired
 from structure_reg._gram import unit_rows
-from structure_reg.heads._checks import check_fit
-from structure_reg.heads.cca import whitened_directions
-from structure_reg.heads.columns import columns, spectrum
+from structure_reg._ids import Ids, as_ids
+from structure_reg.heads.columns import scaled_moments
 from structure_reg.heads.folds import folds
+from structure_reg.heads.moments import PairMoments, PairRows, moments_of_rows
+from structure_reg.heads.spectra import (
+    PairSpectra,
+    inverse,
+    spectra_of_few_rows,
+    spectra_of_moments,
+    whitening,
+)
 
 RIDGES = (1.0, 3.0, 10.0, 30.0, 100.0)
 POWERS = (0.5, 1.0, 2.0)
-SCALES = (5.0, 10.0, 20.0, 40.0, 80.0)
+SCALES = (5.0, 10.0, 20.0, 40.0, 80.0)  # each twice the one before
+RELEVANT = 1e-3
+MANY = 1000  # pairs
 
 
 class CcaSelection(NamedTuple):
@@ -44,10 +56,10 @@ class CcaSelection(NamedTuple):
 
 @torch.no_grad()
 def select_cca(
-    x: Tensor,
-    y: Tensor,
+    x: Array,
+    y: Array,
     *,
-    ids: Tensor | None = None,
+    ids: Ids | None = None,
     standardise: bool = True,
     max_samples: int = 2000,
     generator: torch.Generator | None = None,
@@ -65,11 +77,11 @@ def select_cca(
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, d_x), (n, d_y)
+    x, y : Tensor or array of shape (n, d_x), (n, d_y)
         Paired frozen features, n >= 8.
-    ids : Tensor of shape (n,), optional
-        Integer id of each pair. Pairs with the same id are positives of each other and stay in one
-        fold. By default, all pairs are distinct.
+    ids : Tensor or array of shape (n,), optional
+        Id of each pair, also as a list, and of any kind, as in :func:`retrieval`. Pairs with equal
+        ids are positives of each other and stay in one fold. By default, all pairs are distinct.
     standardise : bool
         Whether to scale columns to unit variance first, as in :func:`fit_cca`.
     max_samples : int
@@ -108,75 +120,127 @@ def select_cca(
     >>> head_x, head_y = fit_cca(x, y, ridge=many.ridge, power=many.power)
     """
     name = "select_cca"
-    check_fit(name, x, y)
-    check_count(name, "max_samples", max_samples, least=8)
+    x, y = as_tensors(name, x=x, y=y)
+    check_paired(name, x=x, y=y)
+    ids = None if ids is None else as_ids(name, x.device, ids=ids)[0]
+    standardise = check_flag(name, "standardise", standardise)
+    max_samples = check_count(name, "max_samples", max_samples, least=8)
     generator = generator or torch.Generator().manual_seed(0)
+    rows, fold = folds(name, x, ids, 4, max_samples, generator)
+    group = torch.arange(len(rows), device=x.device) if ids is None else ids[rows]
     parts = [
-        Fold(name, x, y, ids, fitted, held_out, standardise)
-        for fitted, held_out in folds(name, x, ids, 4, max_samples, generator)
+        Fold(spectra, x[rows[fold == k]], y[rows[fold == k]], group[fold == k])
+        for k, spectra in enumerate(fold_spectra(name, x[rows], y[rows], fold, standardise))
     ]
-    ridge, losses = search_ridges(parts)
+    # Half of the folds are enough to compare ridges on many pairs.
+    ridge = search_ridges(parts if len(rows) < MANY else parts[::2])
+    losses = torch.stack([part.losses(ridge, torch.float64) for part in parts]).mean(0)
     power, scale = divmod(int(losses.argmin()), len(SCALES))
     # The penalty on the sum over the pairs is what carries over, not that on their mean.
-    share = math.fsum(part.pairs for part in parts) / len(parts) / len(x)
+    share = math.fsum(part.spectra.n for part in parts) / len(parts) / len(x)
     return CcaSelection(
         (share * ridge[0], share * ridge[1]), POWERS[power], SCALES[scale], losses.min().item()
     )
 
 
-def search_ridges(parts: list[Fold]) -> tuple[tuple[float, float], Tensor]:
-    """Return the best ridges and their losses (powers, scales): both at once, then side by side."""
-    losses: dict[tuple[float, float], Tensor] = {}  # ridges: (powers, scales)
+def fold_spectra(
+    function: str, x: Tensor, y: Tensor, fold: Tensor, standardise: bool
+) -> Iterator[PairSpectra]:
+    """Spectra of the pairs outside each fold, of many pairs from the moments of the other folds."""
+    numbers = range(int(fold.max()) + 1)
+    if len(x) - int((fold == 0).sum()) <= max(x.shape[1], y.shape[1]):
+        for k in numbers:
+            yield spectra_of_few_rows(function, x[fold != k], y[fold != k], standardise)
+        return
+    moments = [moments_of_rows(function, PairRows(x[fold == k], y[fold == k])) for k in numbers]
+    for k in numbers:
+        fitted = PairMoments()
+        for other in numbers:
+            if other != k:
+                fitted.merge(moments[other])
+        yield spectra_of_moments(scaled_moments(fitted, standardise))
 
-    def best(candidates: list[tuple[float, float]]) -> tuple[float, float]:
-        for ridge in candidates:
-            if ridge not in losses:
-                losses[ridge] = torch.stack([part.losses(*ridge) for part in parts]).mean(0)
-        return min(candidates, key=lambda ridge: losses[ridge].min().item())
 
-    ridge = best([(common, common) for common in RIDGES])
-    ridge = best([(ridge_x, ridge[1]) for ridge_x in RIDGES])
-    ridge = best([(ridge[0], ridge_y) for ridge_y in RIDGES])
-    return ridge, losses[ridge]
+def search_ridges(parts: list[Fold]) -> tuple[float, float]:
+    """Return the best ridges: of both sides at once, then of each side."""
+
+    @cache
+    def loss(ridge: tuple[float, float]) -> float:
+        losses = [part.losses(ridge, torch.float32) for part in parts]
+        return torch.stack(losses).mean(0).min().item()
+
+    ridge = descend(lambda common: loss((common, common)), RIDGES[len(RIDGES) // 2])
+    ridge_x = descend(lambda ridge_x: loss((ridge_x, ridge)), ridge)
+    return ridge_x, descend(lambda ridge_y: loss((ridge_x, ridge_y)), ridge)
+
+
+def descend(loss: Callable[[float], float], start: float) -> float:
+    """Walk along the grid of ridges from `start` while the loss falls."""
+    i = RIDGES.index(start)
+    while True:
+        near = range(max(0, i - 1), min(len(RIDGES), i + 2))
+        best = min(near, key=lambda j: loss(RIDGES[j]))
+        if best == i:
+            return RIDGES[i]
+        i = best
 
 
 class Fold:
     """One fold: the spectra that all ridges share, and the loss of each on the held-out pairs."""
 
-    def __init__(
-        self,
-        function: str,
-        x: Tensor,
-        y: Tensor,
-        ids: Tensor | None,
-        fitted: Tensor,
-        held_out: Tensor,
-        standardise: bool,
-    ) -> None:
-        X = columns(function, "x", x[fitted], standardise=standardise)
-        Y = columns(function, "y", y[fitted], standardise=standardise)
-        self.S, self.T = spectrum(X), spectrum(Y)
-        self.UU = self.S.U.mT @ self.T.U
-        self.x, self.y = ((z[held_out] - Z.mean) * Z.factor for z, Z in ((x, X), (y, Y)))
-        group = torch.arange(len(held_out), device=x.device) if ids is None else ids[held_out]
-        self.negative = group[:, None] != group  # (m, m)
-        self.pairs = len(fitted)
+    def __init__(self, spectra: PairSpectra, x: Tensor, y: Tensor, group: Tensor) -> None:
+        self.spectra = spectra
+        self.x = spectra.x.scaling(x) @ spectra.x.V  # (m, r_x) held-out rows in the basis of V
+        self.y = spectra.y.scaling(y) @ spectra.y.V  # (m, r_y)
+        self.positives = (group[:, None] == group).nonzero(as_tuple=True)  # two of (pairs,)
 
-    def losses(self, ridge_x: float, ridge_y: float) -> Tensor:
-        """Return the held-out loss of every power and scale, (powers, scales)."""
-        dim = min(len(self.S.s), len(self.T.s))
-        W_x, W_y, rho = whitened_directions(self.S, self.T, self.UU, ridge_x, ridge_y, dim)
-        a, b = self.x @ W_x, self.y @ W_y  # (m, dim)
+    def losses(self, ridge: tuple[float, float], dtype: torch.dtype) -> Tensor:
+        """Return the held-out loss of every power and scale, (powers, scales).
+
+        In float32 directions that the ridge leaves next to nothing of are left out: enough to
+        compare ridges, in a fraction of the time.
+        """
+        p = self.spectra
+        h_x, h_y = whitening(p.x, ridge[0]), whitening(p.y, ridge[1])
+        i, j = is_relevant(h_x * p.x.s, dtype), is_relevant(h_y * p.y.s, dtype)
+        K = (h_x * p.x.s)[i, None] * p.UU[i][:, j] * (h_y * p.y.s)[j]
+        A, rho, B = correlated_directions(K.to(dtype))
+        a = (self.x[:, i] * h_x[i]).to(dtype) @ A  # (m, r)
+        b = (self.y[:, j] * h_y[j]).to(dtype) @ B
         rows = []
         for power in POWERS:
             weight = rho.pow(power / 2)
             cosines = unit_rows(a * weight) @ unit_rows(b * weight).mT  # (m, m)
-            rows.append(torch.stack([contrast(s * cosines, self.negative) for s in SCALES]))
+            rows.append(contrast(cosines.double(), self.positives))
         return torch.stack(rows)
 
 
-def contrast(Z: Tensor, negative: Tensor) -> Tensor:
-    """Return -log of the positives' share of the softmax, averaged over rows and columns."""
-    positive = Z.masked_fill(negative, -math.inf)
-    both = [Z.logsumexp(axis) - positive.logsumexp(axis) for axis in (1, 0)]
-    return torch.stack(both).mean()
+def is_relevant(a: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows of K that matter; row i is no longer than a_i."""
+    share = RELEVANT if dtype == torch.float32 else 0.0
+    return a.square() > share * a.square().amax()
+
+
+def correlated_directions(K: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Singular vectors and values of K, from the symmetric eigenproblem of its smaller side."""
+    if K.shape[0] < K.shape[1]:
+        B, rho, A = correlated_directions(K.mT)
+        return A, rho, B
+    squares, B = torch.linalg.eigh(K.mT @ K)
+    squares = torch.where(squares > torch.finfo(K.dtype).eps * squares[-1], squares, 0)
+    rho = squares.sqrt()
+    return K @ B * inverse(rho), rho.clamp(max=1), B
+
+
+def contrast(cosines: Tensor, positives: tuple[Tensor, ...]) -> Tensor:
+    """-log of the positives' share of the softmax at each scale, averaged over rows and columns."""
+    E = (SCALES[0] * (cosines - 1)).exp_()  # float64 holds the smallest, e^-160
+    zero = E.new_zeros(len(E))
+    losses = []
+    for _ in SCALES:
+        P = E[positives]
+        of_rows, of_columns = (zero.index_add(0, index, P) for index in positives)
+        share = E.sum(1).log() - of_rows.log(), E.sum(0).log() - of_columns.log()
+        losses.append(torch.stack(share).mean())
+        E.square_()  # of twice the scale
+    return torch.stack(losses)

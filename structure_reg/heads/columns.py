@@ -1,4 +1,4 @@
-"""The start of every closed form: centred columns in float64, and their thin SVD."""
+"""Centred and scaled columns in float64, which every closed form starts from."""
 
 from __future__ import annotations
 
@@ -8,58 +8,54 @@ import torch
 from torch import Tensor
 
 from structure_reg.heads._checks import no_finite_features
+from structure_reg.heads.moments import PairMoments
 
 EPS = torch.finfo(torch.float64).eps
 
 
-class Columns(NamedTuple):
-    """Centred and scaled features: Z = (x - mean) * factor."""
+class Scaling(NamedTuple):
+    """Columns are scaled as z = (x - mean) * factor."""
 
-    Z: Tensor  # (n, d) float64
-    mean: Tensor  # (d,)
+    mean: Tensor  # (d,) float64
     factor: Tensor  # (d,) 1 over the standard deviation, or 1; 0 where a column is constant
 
+    def __call__(self, x: Tensor) -> Tensor:
+        """Scale rows, in float64."""
+        return (x.detach().double() - self.mean) * self.factor
 
-def columns(function: str, name: str, x: Tensor, *, standardise: bool) -> Columns:
+
+def column_scaling(function: str, name: str, x: Tensor, *, standardise: bool) -> Scaling:
     """Centre the columns, and scale them to unit variance if `standardise`."""
     x = x.detach().double()
     mean = x.mean(0)
     if not mean.isfinite().all():
         raise no_finite_features(function, name)
-    Z = x - mean
-    deviation = Z.square().mean(0).sqrt()
+    variance = (x - mean).square().mean(0)
+    return scaling(len(x), mean, variance, standardise)
+
+
+def scaling(n: int, mean: Tensor, variance: Tensor, standardise: bool) -> Scaling:
+    deviation = variance.sqrt()
     # Centring a constant column leaves rounding errors, which scaling would turn into noise.
-    constant = deviation <= len(x) * EPS * x.abs().amax(0)
+    constant = deviation <= n * EPS * (mean.abs() + deviation)
     scale = deviation if standardise else torch.ones_like(deviation)
-    factor = torch.where(constant, 0, 1 / torch.where(constant, 1, scale))
-    return Columns(Z * factor, mean, factor)
+    return Scaling(mean, torch.where(constant, 0, 1 / torch.where(constant, 1, scale)))
 
 
-class Spectrum(NamedTuple):
-    """The thin SVD Z = U diag(s) Vᵀ, whose cost for wide features grows with the rows alone."""
+class ScaledMoments(NamedTuple):
+    """Moments of scaled columns, of n pairs."""
 
-    U: Tensor  # (n, r)
-    s: Tensor  # (r,)
-    V: Tensor  # (d, r)
-    variance: Tensor  # () n times the mean variance of the columns that vary
-
-
-def spectrum(X: Columns) -> Spectrum:
-    Z, varying = X.Z, (X.factor > 0).sum()
-    U, s, Vh = torch.linalg.svd(Z, full_matrices=False)
-    # Singular values at the level of rounding count as zero.
-    s = torch.where(s > max(Z.shape) * EPS * s[0], s, 0)
-    return Spectrum(U, s, Vh.mT, s.square().sum() / varying.clamp_min(1))
+    n: int
+    x: Scaling
+    y: Scaling
+    C_xx: Tensor  # (d_x, d_x) n times the covariance of the scaled columns
+    C_xy: Tensor  # (d_x, d_y)
+    C_yy: Tensor  # (d_y, d_y)
 
 
-def whitening(S: Spectrum, ridge: float) -> Tensor:
-    """Return 1 / sqrt(s² + ridge times the mean variance), and 0 where s is 0."""
-    variance = S.s.square() + ridge * S.variance
-    return torch.where(S.s > 0, torch.where(S.s > 0, variance, 1).rsqrt(), 0)  # (r,)
-
-
-def paired_directions(M: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the first singular vectors and values of M, zero beyond its rank."""
-    U, s, Vh = torch.linalg.svd(M, full_matrices=False)
-    nonzero = s[:dim] > max(M.shape) * EPS * s[0]
-    return U[:, :dim] * nonzero, s[:dim] * nonzero, Vh[:dim].mT * nonzero
+def scaled_moments(m: PairMoments, standardise: bool) -> ScaledMoments:
+    M_xx, M_yy = m.M_xx, m.M_yy
+    x = scaling(m.n, m.mean_x, M_xx.diagonal() / m.n, standardise)
+    y = scaling(m.n, m.mean_y, M_yy.diagonal() / m.n, standardise)
+    f, g = x.factor[:, None], y.factor[:, None]
+    return ScaledMoments(m.n, x, y, f * M_xx * f.mT, f * m.M_xy * g.mT, g * M_yy * g.mT)

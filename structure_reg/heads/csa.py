@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from structure_reg._checks import check_choice, check_count, check_number
+from structure_reg._arrays import Array
+from structure_reg._checks import check_choice, check_count, check_flag, check_number
 from structure_reg._gram import unit_rows
-from structure_reg.heads._checks import check_fit
+from structure_reg.heads._checks import check_ridge
 from structure_reg.heads.cca import canonical_directions
 from structure_reg.heads.linear import LinearHead, linear_head
+from structure_reg.heads.moments import PairMoments, as_pairs
 
 SIDES = ("x", "y")
 
@@ -57,8 +59,8 @@ class CsaHead(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, *, side: str) -> None:
         super().__init__()
-        check_count("CsaHead", "in_features", in_features)
-        check_count("CsaHead", "out_features", out_features)
+        in_features = check_count("CsaHead", "in_features", in_features)
+        out_features = check_count("CsaHead", "out_features", out_features)
         check_choice("CsaHead", "side", side, SIDES)
         self.linear = LinearHead(in_features, out_features)
         self.register_buffer("weights", torch.ones(out_features))
@@ -88,8 +90,8 @@ class CsaHead(nn.Module):
 
 @torch.no_grad()
 def fit_csa(
-    x: Tensor,
-    y: Tensor,
+    x: Array | PairMoments,
+    y: Array | None = None,
     *,
     dim: int | None = None,
     ridge: float | tuple[float, float] = 1.0,
@@ -142,12 +144,14 @@ def fit_csa(
     >>> fit_csa(x, y, dim=3)[0].weights
     tensor([0.5016, 0.1295, 0.0794])
     """
-    dtype = check_fit("fit_csa", x, y, ridge)
-    check_number("fit_csa", "power", power, least=0.0)
-    W_x, W_y, rho, X, Y = canonical_directions("fit_csa", x, y, dim, ridge, standardise)
-    weights = rho.pow(power).to(dtype)
-    head_x = csa_head("x", linear_head(W_x, X.mean, X.factor, dtype), weights)
-    return head_x, csa_head("y", linear_head(W_y, Y.mean, Y.factor, dtype), weights)
+    pairs = as_pairs("fit_csa", x, y)
+    standardise = check_flag("fit_csa", "standardise", standardise)
+    check_ridge("fit_csa", ridge)
+    power = check_number("fit_csa", "power", power, least=0.0)
+    c = canonical_directions("fit_csa", pairs, dim, ridge, standardise)
+    weights = c.rho.pow(power).to(pairs.dtype)
+    head_x = csa_head("x", linear_head(c.W_x, *c.x, pairs.dtype), weights)
+    return head_x, csa_head("y", linear_head(c.W_y, *c.y, pairs.dtype), weights)
 
 
 def csa_head(side: str, linear: LinearHead, weights: Tensor) -> CsaHead:

@@ -16,8 +16,8 @@ def folds(
     count: int,
     max_samples: int,
     generator: torch.Generator,
-) -> list[tuple[Tensor, Tensor]]:
-    """Return the rows (fitted, held out) of each fold, over at most `max_samples` random rows."""
+) -> tuple[Tensor, Tensor]:
+    """Return at most `max_samples` random rows, and the fold of each of them."""
     check_ids(function, ids, x)
     order = torch.randperm(len(x), generator=generator, device=generator.device)
     rows = order[:max_samples].to(x.device)
@@ -28,5 +28,4 @@ def folds(
         shuffle = torch.randperm(len(distinct), generator=generator, device=generator.device)
         group = shuffle.to(x.device)[group]
     check_folds(function, int(group.max()) + 1, 2 * count)
-    fold = group % count
-    return [(rows[fold != k], rows[fold == k]) for k in range(count)]
+    return rows, group % count

@@ -44,9 +44,9 @@ class GatedHead(nn.Module):
 
     def __init__(self, in_features: int, out_features: int, *, expansion: int = 8) -> None:
         super().__init__()
-        check_count("GatedHead", "in_features", in_features)
-        check_count("GatedHead", "out_features", out_features)
-        check_count("GatedHead", "expansion", expansion)
+        in_features = check_count("GatedHead", "in_features", in_features)
+        out_features = check_count("GatedHead", "out_features", out_features)
+        expansion = check_count("GatedHead", "expansion", expansion)
         self.norm = nn.LayerNorm(in_features)
         self.W1 = nn.Linear(in_features, expansion * in_features)
         self.W2 = nn.Linear(in_features, expansion * in_features)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from structure_reg._checks import check_count
+from structure_reg._checks import check_count, check_flag
 
 
 class LinearHead(nn.Linear):
@@ -40,8 +40,9 @@ class LinearHead(nn.Linear):
     """
 
     def __init__(self, in_features: int, out_features: int, *, bias: bool = True) -> None:
-        check_count("LinearHead", "in_features", in_features)
-        check_count("LinearHead", "out_features", out_features)
+        in_features = check_count("LinearHead", "in_features", in_features)
+        out_features = check_count("LinearHead", "out_features", out_features)
+        bias = check_flag("LinearHead", "bias", bias)
         super().__init__(in_features, out_features, bias=bias)
 
     def arguments(self) -> dict[str, Any]:

@@ -44,10 +44,10 @@ class MlpHead(nn.Module):
     ) -> None:
         super().__init__()
         hidden = in_features if hidden_features is None else hidden_features
-        check_count("MlpHead", "in_features", in_features)
-        check_count("MlpHead", "out_features", out_features)
-        check_count("MlpHead", "hidden_features", hidden)
-        check_number("MlpHead", "dropout", dropout, least=0.0, below=1.0)
+        in_features = check_count("MlpHead", "in_features", in_features)
+        out_features = check_count("MlpHead", "out_features", out_features)
+        hidden = check_count("MlpHead", "hidden_features", hidden)
+        dropout = check_number("MlpHead", "dropout", dropout, least=0.0, below=1.0)
         self.W1 = nn.Linear(in_features, hidden)
         self.W2 = nn.Linear(hidden, out_features)
         self.dropout = nn.Dropout(dropout)

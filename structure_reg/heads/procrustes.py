@@ -5,15 +5,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from structure_reg._arrays import Array
+from structure_reg._checks import check_flag
 from structure_reg._gram import unit_rows
-from structure_reg.heads._checks import check_dim, check_fit
-from structure_reg.heads.columns import columns, paired_directions
+from structure_reg._tiles import slices, tile_rows
+from structure_reg.heads._checks import check_dim
+from structure_reg.heads.columns import Scaling, column_scaling, scaled_moments
 from structure_reg.heads.linear import LinearHead, linear_head
+from structure_reg.heads.moments import PairMoments, as_pairs
+from structure_reg.heads.spectra import paired_directions
 
 
 @torch.no_grad()
 def fit_procrustes(
-    x: Tensor, y: Tensor, *, dim: int | None = None, standardise: bool = True
+    x: Array | PairMoments,
+    y: Array | None = None,
+    *,
+    dim: int | None = None,
+    standardise: bool = True,
 ) -> tuple[LinearHead, LinearHead]:
     r"""Fit the orthogonal maps that bring both sides closest to each other.
 
@@ -25,8 +34,10 @@ def fit_procrustes(
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, d_x), (n, d_y)
-        Paired frozen features, n >= 2. n may be smaller than the widths, which may differ.
+    x, y : Tensor or array of shape (n, d_x), (n, d_y)
+        Paired frozen features, n >= 2. n may be smaller than the widths, which may differ. Instead
+        of both, :class:`PairMoments` of the pairs as `x` alone: their rows then keep the lengths
+        that they were added with.
     dim : int, optional
         Number of directions, at most min(n - 1, d_x, d_y), which is the default.
     standardise : bool
@@ -67,9 +78,25 @@ def fit_procrustes(
     >>> retrieval(head_x(x[40:]), head_y(y[40:])).mean_recall
     tensor(1.)
     """
-    dtype = check_fit("fit_procrustes", x, y)
-    dim = check_dim("fit_procrustes", dim, len(x), x.shape[1], y.shape[1])
-    X = columns("fit_procrustes", "x", x, standardise=standardise)
-    Y = columns("fit_procrustes", "y", y, standardise=standardise)
-    U, _, V = paired_directions(unit_rows(X.Z).mT @ unit_rows(Y.Z), dim)
-    return linear_head(U, X.mean, X.factor, dtype), linear_head(V, Y.mean, Y.factor, dtype)
+    pairs = as_pairs("fit_procrustes", x, y)
+    standardise = check_flag("fit_procrustes", "standardise", standardise)
+    if isinstance(pairs, PairMoments):
+        C = scaled_moments(pairs, standardise)
+        n, of_x, of_y, XY = C.n, C.x, C.y, C.C_xy
+    else:
+        n = len(pairs.x)
+        of_x = column_scaling("fit_procrustes", "x", pairs.x, standardise=standardise)
+        of_y = column_scaling("fit_procrustes", "y", pairs.y, standardise=standardise)
+        XY = product_of_unit_rows(*pairs, of_x, of_y)
+    dim = check_dim("fit_procrustes", dim, n, *XY.shape)
+    U, _, V = paired_directions(XY, dim)
+    return linear_head(U, *of_x, pairs.dtype), linear_head(V, *of_y, pairs.dtype)
+
+
+def product_of_unit_rows(x: Tensor, y: Tensor, of_x: Scaling, of_y: Scaling) -> Tensor:
+    """Sum over the pairs of products of their scaled rows at unit length, (d_x, d_y)."""
+    d_x, d_y = x.shape[1], y.shape[1]
+    XY = of_x.mean.new_zeros(d_x, d_y)
+    for rows in slices(len(x), tile_rows(4 * 8 * (d_x + d_y))):
+        XY.addmm_(unit_rows(of_x(x[rows])).mT, unit_rows(of_y(y[rows])))
+    return XY

@@ -55,13 +55,10 @@ class ResidualHead(nn.Module):
         self, in_features: int, out_features: int, *, rank: int = 64, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        for name, size in (
-            ("in_features", in_features),
-            ("out_features", out_features),
-            ("rank", rank),
-        ):
-            check_count("ResidualHead", name, size)
-        check_number("ResidualHead", "dropout", dropout, least=0.0, below=1.0)
+        in_features = check_count("ResidualHead", "in_features", in_features)
+        out_features = check_count("ResidualHead", "out_features", out_features)
+        rank = check_count("ResidualHead", "rank", rank)
+        dropout = check_number("ResidualHead", "dropout", dropout, least=0.0, below=1.0)
         self.P = nn.Linear(in_features, out_features, bias=False)
         self.W1 = nn.Linear(in_features, rank, bias=False)
         self.W2 = nn.Linear(rank, out_features, bias=False)

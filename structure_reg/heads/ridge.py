@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from structure_reg._checks import check_number
-from structure_reg.heads._checks import check_fit
-from structure_reg.heads.columns import columns, spectrum, whitening
+from structure_reg._arrays import Array
+from structure_reg._checks import check_flag, check_number
+from structure_reg.heads.columns import Scaling, column_scaling, scaled_moments
 from structure_reg.heads.linear import LinearHead, linear_head
+from structure_reg.heads.moments import PairMoments, PairRows, as_pairs, moments_of_rows
+from structure_reg.heads.spectra import (
+    Spectrum,
+    is_well_posed,
+    outnumber_columns,
+    spectrum_of_moments,
+    spectrum_of_rows,
+    whitening,
+)
 
 
 @torch.no_grad()
 def fit_ridge(
-    x: Tensor, y: Tensor, *, ridge: float = 1.0, standardise: bool = True
+    x: Array | PairMoments,
+    y: Array | None = None,
+    *,
+    ridge: float = 1.0,
+    standardise: bool = True,
 ) -> tuple[LinearHead, LinearHead]:
     r"""Regress y on x, so that predictions are compared with y.
 
@@ -27,9 +42,10 @@ def fit_ridge(
 
     Parameters
     ----------
-    x : Tensor of shape (n, d_x)
-        Frozen features of one side, n >= 2. n may be smaller than d_x.
-    y : Tensor of shape (n, d_y)
+    x : Tensor or array of shape (n, d_x)
+        Frozen features of one side, n >= 2. n may be smaller than d_x. Or :class:`PairMoments` of
+        both sides, without `y`.
+    y : Tensor or array of shape (n, d_y)
         Frozen features of the other side, in the same order. Swapping x and y gives different
         heads.
     ridge : float
@@ -70,11 +86,40 @@ def fit_ridge(
     >>> retrieval(head_x(x[100:]), head_y(y[100:])).mean_recall
     tensor(1.)
     """
-    dtype = check_fit("fit_ridge", x, y)
-    check_number("fit_ridge", "ridge", ridge, least=0.0)
-    X = columns("fit_ridge", "x", x, standardise=standardise)
-    Y = columns("fit_ridge", "y", y, standardise=standardise)
-    S = spectrum(X)
-    B = S.V @ ((S.s * whitening(S, ridge).square())[:, None] * (S.U.mT @ Y.Z))  # (d_x, d_y)
-    I = torch.eye(len(Y.mean), dtype=torch.float64, device=y.device)
-    return linear_head(B, X.mean, X.factor, dtype), linear_head(I, Y.mean, Y.factor, dtype)
+    pairs = as_pairs("fit_ridge", x, y)
+    standardise = check_flag("fit_ridge", "standardise", standardise)
+    ridge = check_number("fit_ridge", "ridge", ridge, least=0.0)
+    r = regression("fit_ridge", pairs, ridge, standardise)
+    B = r.S.V @ (whitening(r.S, ridge).square()[:, None] * r.VXY)  # (d_x, d_y)
+    I = torch.eye(B.shape[1], dtype=B.dtype, device=B.device)
+    return linear_head(B, *r.S.scaling, pairs.dtype), linear_head(I, *r.y, pairs.dtype)
+
+
+class Regression(NamedTuple):
+    """What all ridges share: Z_xᵀ Z_x = V diag(s²) Vᵀ, and Vᵀ Z_xᵀ Z_y of scaled columns."""
+
+    S: Spectrum
+    VXY: Tensor  # (r, d_y)
+    y: Scaling
+
+
+def regression(
+    function: str, pairs: PairRows | PairMoments, ridge: float, standardise: bool
+) -> Regression:
+    """Take the moments of many pairs, and the rows of few, or where moments lose digits."""
+    if isinstance(pairs, PairMoments):
+        return regression_of_moments(pairs, standardise)
+    if outnumber_columns(pairs):
+        r = regression_of_moments(moments_of_rows(function, pairs), standardise)
+        if is_well_posed(r.S, ridge):
+            return r
+    of_x = column_scaling(function, "x", pairs.x, standardise=standardise)
+    of_y = column_scaling(function, "y", pairs.y, standardise=standardise)
+    U, S = spectrum_of_rows(pairs.x, of_x)
+    return Regression(S, S.s[:, None] * (U.mT @ of_y(pairs.y)), of_y)
+
+
+def regression_of_moments(moments: PairMoments, standardise: bool) -> Regression:
+    C = scaled_moments(moments, standardise)
+    S = spectrum_of_moments(C.C_xx, C.x)
+    return Regression(S, S.V.mT @ C.C_xy, C.y)

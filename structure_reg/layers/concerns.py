@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from structure_reg.layers.grid import Measurement
 from structure_reg.layers.report import LayerSelection
 from structure_reg.layers.significance import ALPHA
 
@@ -17,14 +18,33 @@ COPIED = 0.02
 STABLE = 0.5
 
 
-def concerns(selection: LayerSelection, tied: Tensor | None, x: Tensor, y: Tensor) -> Iterator[str]:
-    """All warnings about a selection; x and y are the last layers, searched for copies of rows."""
+def concerns(
+    selection: LayerSelection, measurement: Measurement, xs: list[Tensor], ys: list[Tensor]
+) -> Iterator[str]:
+    """All warnings about a selection from these layers."""
+    of_x, of_y = measurement.constant[: len(xs)], measurement.constant[len(xs) :]
+    equal = "equal" if selection.k is None else "equal up to scale"
+    yield from constant_concerns(of_x, selection.x_names, f"x: all rows are {equal}")
+    yield from constant_concerns(of_y, selection.y_names, f"y: all rows are {equal}")
     yield from score_concerns(selection)
     yield from gain_concerns(selection)
     yield from neighbour_concerns(selection.k, selection.samples)
-    if tied is not None:
+    if measurement.tied is not None:
+        tied = measurement.tied.masked_fill(measurement.constant, 0)
         yield from tie_concerns(tied, selection.x_names + selection.y_names)
-    yield from copy_concerns(x=x, y=y)
+    yield from copy_concerns(x=last_varying(xs, of_x), y=last_varying(ys, of_y))
+
+
+def last_varying(layers: list[Tensor], constant: Tensor) -> Tensor:
+    """The last layer that is not constant, in which copies of a row are copies of a sample."""
+    return layers[int((~constant).nonzero().max())]
+
+
+def constant_concerns(constant: Tensor, names: tuple[str, ...], where: str) -> Iterator[str]:
+    """Layers without a score."""
+    for is_constant, name in zip(constant.tolist(), names, strict=True):
+        if is_constant:
+            yield f"{name} is constant in {where}, so it has no score and is never chosen"
 
 
 def score_concerns(selection: LayerSelection) -> Iterator[str]:
@@ -48,7 +68,8 @@ def gain_concerns(selection: LayerSelection) -> Iterator[str]:
             "several pairs are about equally good: this one wins only "
             f"{selection.stability:.0%} of the half-samples"
         )
-    if selection.gain and not selection.held_out_gain > 2 * selection.gain_error:
+    scored = abs(selection.gain) > 0  # not NaN, which it is for a last pair without a score
+    if scored and not selection.held_out_gain > 2 * selection.gain_error:
         yield (
             f"the gain is within noise: {selection.held_out_gain:.3f} on held-out halves, "
             f"with a standard error of {selection.gain_error:.3f}; the last pair is as good"
@@ -69,12 +90,12 @@ def neighbour_concerns(k: int | None, n: int) -> Iterator[str]:
 
 
 def tie_concerns(tied: Tensor, names: tuple[str, ...]) -> Iterator[str]:
-    """Layers in which many rows have arbitrary neighbours."""
+    """Layers in which the neighbours of many rows are a random choice."""
     worst, name = max(zip(tied.tolist(), names, strict=True))
     if worst > TIED:
         yield (
-            f"ties: neighbours are arbitrary for up to {worst:.0%} of the rows ({name}), and for "
-            f"more than {TIED:.0%} in {int((tied > TIED).sum())} of {len(names)} layers"
+            f"ties: neighbours are a random choice for up to {worst:.0%} of the rows ({name}), "
+            f"and for more than {TIED:.0%} in {int((tied > TIED).sum())} of {len(names)} layers"
         )
 
 

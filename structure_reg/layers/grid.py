@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
 
+from structure_reg._arrays import Array, layer_tensors
 from structure_reg._checks import check_layers
+from structure_reg._precision import promote
 from structure_reg.layers._checks import check_metric, check_no_k, check_score
 from structure_reg.similarity.cca import cca, pwcca, svcca
 from structure_reg.similarity.chance import cka_chance
 from structure_reg.similarity.cka import cka_grid
 from structure_reg.similarity.cknna import cknna_grid
 from structure_reg.similarity.knn_chance import cycle_chance, jaccard_chance, mutual_chance
-from structure_reg.similarity.nearest import nearest, neighbourhood_size
+from structure_reg.similarity.nearest import CONSTANT, nearest, neighbourhood_size
 from structure_reg.similarity.neighbours import cycle_grid, jaccard_grid, mutual_grid
 from structure_reg.similarity.null import cka_null
 from structure_reg.similarity.procrustes import procrustes
 from structure_reg.similarity.rsa import rsa
 from structure_reg.similarity.sequences import edit_grid, lcs_grid
 
-Layers = Mapping[str, Tensor] | Sequence[Tensor]
+Layers = Mapping[str, Array] | Sequence[Array]
 Metric = str | Callable[[Tensor, Tensor], Tensor]
 
 # Metrics that search neighbours once per layer and then look them up: the grid, and its mean over
@@ -59,7 +62,7 @@ def layer_similarity(
 
     Parameters
     ----------
-    xs, ys : sequence or mapping of Tensor of shape (n, d)
+    xs, ys : list or mapping of Tensor or array, of shape (n, d)
         Layers of the two encoders for the same n >= 2 samples; widths may differ.
     metric : str or callable
         Name of a similarity of this package: "mutual_knn", "cycle_knn", "lcs_knn", "edit_knn",
@@ -71,7 +74,9 @@ def layer_similarity(
     Returns
     -------
     Tensor of shape (len(xs), len(ys))
-        Value of `metric` for each pair; float64, on the device of the layers; no gradient.
+        Value of `metric` for each pair; float64, on the device of the layers; no gradient. It is
+        NaN for a constant layer, in which all rows are equal up to rounding or, for the kNN
+        metrics, share one direction; a function is not called for such a layer.
 
         For the kNN metrics, scratch memory is the :func:`tile_budget`, one layer in at least
         float32, and 12 n k bytes per layer; it does not grow with the number of pairs. "cka",
@@ -118,11 +123,9 @@ def as_layers(
     check_metric(function, metric, METRICS)
     if not has_neighbours(metric):
         check_no_k(function, k, metric)
-    check_layers(function, rows=rows, xs=xs, ys=ys)
-    x_layers, y_layers = (
-        list(layers.values() if isinstance(layers, Mapping) else layers) for layers in (xs, ys)
-    )
-    return x_layers, y_layers
+    x_layers, y_layers = layer_tensors(function, "xs", xs), layer_tensors(function, "ys", ys)
+    check_layers(function, rows=rows, xs=x_layers, ys=y_layers)
+    return list(x_layers.values()), list(y_layers.values())
 
 
 def has_neighbours(metric: Metric) -> TypeGuard[str]:
@@ -141,8 +144,9 @@ class Measurement(NamedTuple):
     """Grids of scores, and what the kNN and CKA metrics know about them."""
 
     scores: Tensor  # (1 + B, LA, LB) float64: with the given pairing, then with each permutation
+    constant: Tensor  # (LA + LB,) bool: layers without a score, because all their rows are equal
     chance: Tensor | None = None  # (LA, LB) exact mean over re-paired rows, where it is known
-    tied: Tensor | None = None  # (LA + LB,) share of rows whose neighbours are arbitrary
+    tied: Tensor | None = None  # (LA + LB,) share of rows with neighbours chosen among ties
 
 
 @torch.no_grad()
@@ -164,32 +168,42 @@ def measure(
         size = neighbourhood_size(comparison.function, comparison.k, len(xs[0]))
         return measure_knn(xs, ys, pairings, metric, size)
     similarity = PAIR_METRICS[metric] if isinstance(metric, str) else metric
+    constant = constant_layers(xs, ys)
+    pairs = (~constant[: len(xs), None] & ~constant[len(xs) :]).nonzero().tolist()
     grids = [
-        measure_pairs(comparison.function, similarity, xs, [y[p] for y in ys]) for p in pairings
+        measure_pairs(comparison.function, similarity, xs, [y[p] for y in ys], pairs)
+        for p in pairings
     ]
-    return Measurement(torch.stack(grids))
+    return Measurement(torch.stack(grids), constant)
 
 
 def measure_knn(
     xs: list[Tensor], ys: list[Tensor], pairings: Tensor, metric: str, k: int
 ) -> Measurement:
     grid, chance = KNN_METRICS[metric]
-    x_near, y_near = ([nearest(layer, k) for layer in side] for side in (xs, ys))
+    x_near, y_near = (
+        [nearest(layer, k, side) for layer in layers] for side, layers in enumerate((xs, ys))
+    )
+    near = [*x_near, *y_near]
     return Measurement(
         grid(x_near, y_near, pairings),
+        torch.stack([layer.constant for layer in near]),
         None if chance is None else chance(x_near, y_near),
-        torch.stack([layer.tied.double().mean() for layer in (*x_near, *y_near)]),
+        torch.stack([layer.tied.double().mean() for layer in near]),
     )
 
 
 def measure_cka(
     xs: list[Tensor], ys: list[Tensor], permutations: Tensor | None, options: dict[str, Any]
 ) -> Measurement:
+    constant = constant_layers(xs, ys)
+    undefined = constant[: len(xs), None] | constant[len(xs) :]
     scores = cka_grid(xs, ys, **options)[None].double()
-    if permutations is None:
-        return Measurement(scores)
-    null = cka_null(xs, ys, permutations, **options).double()
-    return Measurement(torch.cat([scores, null]), cka_chance(xs, ys, **options).mean.double())
+    chance = None
+    if permutations is not None:
+        scores = torch.cat([scores, cka_null(xs, ys, permutations, **options).double()])
+        chance = cka_chance(xs, ys, **options).mean.double()
+    return Measurement(scores.masked_fill(undefined, math.nan), constant, chance)
 
 
 def measure_pairs(
@@ -197,11 +211,22 @@ def measure_pairs(
     similarity: Callable[[Tensor, Tensor], Tensor],
     xs: list[Tensor],
     ys: list[Tensor],
+    pairs: list[list[int]],
 ) -> Tensor:
-    scores = xs[0].new_empty(len(xs), len(ys), dtype=torch.float64)
-    for i, x in enumerate(xs):
-        for j, y in enumerate(ys):
-            score = similarity(x, y)
-            check_score(function, score)
-            scores[i, j] = score
+    scores = xs[0].new_full((len(xs), len(ys)), math.nan, dtype=torch.float64)
+    for i, j in pairs:
+        score = similarity(xs[i], ys[j])
+        check_score(function, score)
+        scores[i, j] = score
     return scores
+
+
+def constant_layers(xs: list[Tensor], ys: list[Tensor]) -> Tensor:
+    return torch.stack([is_constant(layer) for layer in (*xs, *ys)])
+
+
+def is_constant(x: Tensor) -> Tensor:
+    """Whether all rows are equal, up to rounding in each column."""
+    (x,) = promote(x)
+    bound = CONSTANT * torch.finfo(x.dtype).eps * x.abs().amax(0)
+    return ((x - x[0]).abs() <= bound).all()

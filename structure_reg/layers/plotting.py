@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 BEST = "#d1495b"
 LAST = "#3d3d3d"
+DOT = "#f2a541"
 SEPARATORS = "._-/ "
+
+
+class Side(NamedTuple):
+    """The layers along one axis."""
+
+    names: Sequence[str]
+    label: str | None
+    default: str  # label, to which the prefix that all names share is added
+
+
+class Marks(NamedTuple):
+    """What is drawn on top of the colours."""
+
+    best: tuple[int, int]
+    last: tuple[int, int]
+    dotted: Tensor | None  # (LA, LB) bool
 
 
 def heat_map(
     ax: Any,
     scores: Tensor,
-    x_names: Sequence[str],
-    y_names: Sequence[str],
+    x: Side,
+    y: Side,
+    marks: Marks,
     *,
-    best: tuple[int, int],
     lowest: float,
     label: str,
     title: str,
@@ -28,15 +46,17 @@ def heat_map(
 
     The best pair is boxed and the last pair dashed; `label` describes the colours.
     """
-    rows, columns = scores.shape
-    ax = ax if ax is not None else new_axes(rows, columns)
+    ax = ax if ax is not None else new_axes(*scores.shape)
     image = ax.imshow(scores.numpy(), origin="lower", aspect="auto", cmap="Blues", vmin=lowest)
     bar = ax.figure.colorbar(image, ax=ax, pad=0.03)
     bar.set_label(label)
     bar.outline.set_visible(False)
-    label_axes(ax, x_names, y_names)
-    box(ax, scores, (rows - 1, columns - 1), LAST, "--")
-    box(ax, scores, best, BEST, "-")
+    label_axes(ax, x, y)
+    box(ax, scores, marks.last, LAST, "--")
+    box(ax, scores, marks.best, BEST, "-")
+    if marks.dotted is not None:
+        i, j = marks.dotted.nonzero().numpy().T
+        ax.scatter(j + 0.3, i + 0.28, s=9, color=DOT, edgecolor="white", linewidth=0.5)
     ax.set_title(title, fontsize="medium", loc="left")
     return ax
 
@@ -48,17 +68,25 @@ def new_axes(rows: int, columns: int) -> Any:
     return plt.subplots(figsize=size, layout="constrained")[1]
 
 
-def label_axes(ax: Any, x_names: Sequence[str], y_names: Sequence[str]) -> None:
-    x_prefix, x_labels = split_prefix(x_names)
-    y_prefix, y_labels = split_prefix(y_names)
-    ax.set_yticks(range(len(x_labels)), x_labels)
-    rotation = 90 if max(map(len, y_labels)) > 3 else 0
-    ax.set_xticks(range(len(y_labels)), y_labels, rotation=rotation)
-    ax.set_ylabel(f"{x_prefix} layer".strip())
-    ax.set_xlabel(f"{y_prefix} layer".strip())
+def label_axes(ax: Any, x: Side, y: Side) -> None:
+    x_label, x_names = describe(x)
+    y_label, y_names = describe(y)
+    ax.set_yticks(range(len(x_names)), x_names)
+    rotation = 90 if max(map(len, y_names)) > 3 else 0
+    ax.set_xticks(range(len(y_names)), y_names, rotation=rotation)
+    ax.set_ylabel(x_label)
+    ax.set_xlabel(y_label)
     ax.tick_params(length=0)
     for spine in ax.spines.values():
         spine.set_visible(False)
+
+
+def describe(side: Side) -> tuple[str, list[str]]:
+    """The label of an axis, and short names for its layers."""
+    prefix, names = split_prefix(side.names)
+    if side.label is not None:
+        return side.label, names
+    return f"{side.default} ({prefix})" if prefix else side.default, names
 
 
 def box(ax: Any, scores: Tensor, pair: tuple[int, int], colour: str, style: str) -> None:
@@ -72,6 +100,8 @@ def box(ax: Any, scores: Tensor, pair: tuple[int, int], colour: str, style: str)
         )
     )
     score = scores[i, j].item()
+    if math.isnan(score):
+        return
     dark = score > sum(ax.images[0].get_clim()) / 2
     ax.text(
         j, i, f"{score:.2f}".removeprefix("0"),

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import Tensor
 
-from structure_reg.layers.plotting import heat_map
+from structure_reg.layers.html import html_table
+from structure_reg.layers.plotting import Marks, Side, heat_map
+from structure_reg.layers.significance import ALPHA
 from structure_reg.layers.stability import HALVINGS
+
+# Numbers of a pair in the report, and the width of their columns.
+NUMBERS = {"score": 9, "chance": 9, "calibrated": 12, "p (any pair)": 14}
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +30,8 @@ class LayerSelection:
         Names of all layers: the keys of a mapping, or their positions.
     scores, chance : Tensor of shape (LA, LB)
         Similarity of each pair, and mean similarity of the same layers with randomly re-paired
-        rows. The mean is exact where a formula is known, and the mean over the permutations
-        otherwise.
+        rows; both are NaN for a constant layer. The mean is exact where a formula is known, and the
+        mean over the permutations otherwise.
     p_value : float
         Share of the pairings, the real one included, whose best pair is at least as far above
         chance as the chosen pair; in [1 / (permutations + 1), 1].
@@ -39,7 +45,8 @@ class LayerSelection:
         score that the best of all pairs exceeds by chance with probability 0.05. They are
         comparable across sample sizes and k.
     best_score, last_score : float
-        Score of the chosen pair, and of the two last layers.
+        Score of the chosen pair, and of the two last layers. If one of these is constant, its score
+        and all gains are NaN.
     gain, gain_error : float
         Difference of these two scores, and its standard error from disjoint halves of the samples.
     held_out_gain : float
@@ -99,44 +106,78 @@ class LayerSelection:
 
     def __str__(self) -> str:
         """Return a table of the best and the last pair, the gain, and the warnings."""
-        warnings = (f"warning: {warning}" for warning in self.warnings)
-        return "\n".join([*self._table(), self.verdict(), *warnings])
+        return "\n".join([self._settings(), *self._table(), self.verdict(), *self._warnings()])
 
-    def _table(self) -> Iterator[str]:
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        rows = ((label, *names, *numbers) for label, names, numbers in self._pairs())
+        notes = [*self.verdict().splitlines(), *self._warnings()]
+        return html_table(self._settings(), ("", "x", "y", *NUMBERS), rows, notes)
+
+    def _settings(self) -> str:
         k = "" if self.k is None else f", k = {self.k}"
-        yield (
+        return (
             f"{self.metric}{k}, {self.samples} samples, "
             f"{len(self.x_names)} x {len(self.y_names)} pairs of layers"
         )
-        width = max(7, *map(len, (self.x_name, self.x_names[-1], self.y_name, self.y_names[-1])))
-        yield f"{'':6}{'x':>{width}}  {'y':>{width}}    score   chance  calibrated  p (any pair)"
+
+    def _pairs(self) -> Iterator[tuple[str, tuple[str, str], list[str]]]:
+        """The best and the last pair: a label, the names of the layers, and the numbers."""
+        grids = (self.scores, self.chance, self.calibrated, self.p_values)
         for label, (i, j) in (("best", self._best), ("last", self._last)):
-            yield (
-                f"{label:6}{self.x_names[i]:>{width}}  {self.y_names[j]:>{width}}"
-                f"{self.scores[i, j]:9.3f}{self.chance[i, j]:9.3f}"
-                f"{self.calibrated[i, j]:12.3f}{self.p_values[i, j]:14.3f}"
+            numbers = [f"{grid[i, j]:.3f}" for grid in grids]
+            yield label, (self.x_names[i], self.y_names[j]), numbers
+
+    def _table(self) -> Iterator[str]:
+        width = max(7, *(len(name) for _, names, _ in self._pairs() for name in names))
+        rows = [("", ("x", "y"), list(NUMBERS)), *self._pairs()]
+        for label, (x_name, y_name), numbers in rows:
+            cells = zip(numbers, NUMBERS.values(), strict=True)
+            yield f"{label:6}{x_name:>{width}}  {y_name:>{width}}" + "".join(
+                f"{cell:>{columns}}" for cell, columns in cells
             )
+
+    def _warnings(self) -> list[str]:
+        return [f"warning: {warning}" for warning in self.warnings]
 
     def verdict(self) -> str:
         """Return in words the gain over the last pair, and how often half-samples agree."""
-        gain = "the last pair is the best"
-        if self._best != self._last:
-            gain = (
-                f"gain over the last pair {self.gain:.3f} ± {self.gain_error:.3f}, "
-                f"{self.held_out_gain:.3f} on held-out halves"
-            )
         return (
-            f"{gain}\nof {2 * HALVINGS} half-samples the same pair wins {self.stability:.0%}, "
+            f"{self._gain(f', {self.held_out_gain:.3f} on held-out halves')}\n"
+            f"of {2 * HALVINGS} half-samples the same pair wins {self.stability:.0%}, "
             f"the same x {self.x_stability:.0%}, the same y {self.y_stability:.0%}"
         )
 
-    def plot(self, ax: Any = None) -> Any:
+    def _gain(self, held_out: str = "") -> str:
+        if self._best == self._last:
+            return "the last pair is the best"
+        if math.isnan(self.last_score):
+            return "the last pair has no score"
+        return f"gain over the last pair {self.gain:.3f} ± {self.gain_error:.3f}{held_out}"
+
+    def plot(
+        self,
+        ax: Any = None,
+        *,
+        x_label: str | None = None,
+        y_label: str | None = None,
+        significant: bool = False,
+    ) -> Any:
         """Draw the grid of scores; the best pair is boxed, the last pair dashed.
+
+        Layers of x go upwards, layers of y to the right. Pairs without a score stay blank.
 
         Parameters
         ----------
         ax : matplotlib.axes.Axes, optional
             Axes to draw on; None creates a figure. Needs the ``plot`` extra.
+        x_label, y_label : str, optional
+            Labels for the layers of x, on the vertical axis, and of y, on the horizontal axis. None
+            is "layer of x" and "layer of y", with the prefix that all names of the side share.
+        significant : bool
+            Whether to put a dot on every pair with a p-value of at most 0.05 (`p_values`).
 
         Returns
         -------
@@ -144,18 +185,16 @@ class LayerSelection:
             Axes with the drawing.
         """
         chance = self.chance.nanmean().item()
-        gain = "the last pair is the best"
-        if self.gain:
-            gain = f"gain over the last {self.gain:.3f} ± {self.gain_error:.3f}"
+        dots = f"; dots: p ≤ {ALPHA:g}" if significant else ""
         return heat_map(
             ax,
             self.scores,
-            self.x_names,
-            self.y_names,
-            best=self._best,
+            Side(self.x_names, x_label, "layer of x"),
+            Side(self.y_names, y_label, "layer of y"),
+            Marks(self._best, self._last, self.p_values <= ALPHA if significant else None),
             lowest=chance,
             label=f"{self.metric}, from chance ({chance:.3f}) up",
-            title=f"best {self.best_score:.3f} (red), {gain}",
+            title=f"best {self.best_score:.3f} (red), {self._gain()}{dots}",
         )
 
     def to_dict(self) -> dict[str, Any]:

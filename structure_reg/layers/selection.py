@@ -41,11 +41,13 @@ def select_layers(
     Every pair of layers is scored with the given pairing of the rows and with random re-pairings,
     the same for all pairs. The largest score is thus compared with the largest of as many chance
     scores. Random halves of the samples, drawn without replacement, show whether the same pair wins
-    again, and by how much it beats the two last layers.
+    again, and by how much it beats the two last layers. A constant layer, in which all rows are
+    equal up to rounding or, for the kNN metrics, share one direction, has no score: it is never
+    chosen, and a warning names it.
 
     Parameters
     ----------
-    xs, ys : sequence or mapping of Tensor of shape (n, d)
+    xs, ys : list or mapping of Tensor or array, of shape (n, d)
         Layers of the two encoders for the same n >= 8 samples, from first to last; a mapping names
         them.
     metric : str or callable
@@ -98,8 +100,8 @@ def select_layers(
     """
     function = "select_layers"
     x_layers, y_layers = as_layers(function, xs, ys, metric, k, rows=8)
-    check_count(function, "permutations", permutations)
-    check_count(function, "max_samples", max_samples, least=8)
+    permutations = check_count(function, "permutations", permutations)
+    max_samples = check_count(function, "max_samples", max_samples, least=8)
     generator = generator or torch.Generator().manual_seed(0)
     x_layers, y_layers = subsample(x_layers, y_layers, max_samples, generator)
     n = len(x_layers[0])
@@ -120,7 +122,7 @@ def select_layers(
     pair = divmod(best, len(y_layers))
     label = metric if isinstance(metric, str) else getattr(metric, "__name__", repr(metric))
     selection = as_selection(pair, names, evidence, repeats, label, size, n, permutations)
-    warnings = concerns(selection, measurement.tied, x_layers[-1], y_layers[-1])
+    warnings = concerns(selection, measurement, x_layers, y_layers)
     return replace(selection, warnings=tuple(warnings))
 
 

@@ -37,8 +37,8 @@ def significance(scores: Tensor, null: Tensor, chance: Tensor | None) -> Signifi
     center = (null.sum(0) + scores) / (B + 1) if chance is None else chance
     excess, null_excess = scores - center, null - center
     largest = null_excess.nan_to_num(-math.inf).flatten(1).amax(1)  # (B,)
-    p_values = (1 + (largest[:, None, None] >= excess - ROUNDING).sum(0)) / (B + 1)
-    pair_p_values = (1 + (null_excess >= excess - ROUNDING).sum(0)) / (B + 1)
+    p_values = add_one(largest[:, None, None] >= excess - ROUNDING)
+    pair_p_values = add_one(null_excess >= excess - ROUNDING)
     pool = torch.cat([largest[:, None, None].expand_as(null), excess[None]])  # (B + 1, LA, LB)
     # An order statistic, because interpolated quantiles are lower and admit too many scores.
     tau = center + pool.sort(0).values[math.ceil((1 - ALPHA) * (B + 1)) - 1]
@@ -46,10 +46,15 @@ def significance(scores: Tensor, null: Tensor, chance: Tensor | None) -> Signifi
         scores,
         (null.mean(0) if chance is None else chance).masked_fill(undefined, math.nan),
         excess,
-        p_values.double().masked_fill(undefined, math.nan),
-        discovery_rates(pair_p_values.double().masked_fill(undefined, math.nan)),
+        p_values.masked_fill(undefined, math.nan),
+        discovery_rates(pair_p_values.masked_fill(undefined, math.nan)),
         ((scores - tau) / (1 - tau)).clamp(0, 1),
     )
+
+
+def add_one(reached: Tensor) -> Tensor:
+    """Share of the B + 1 pairings, the observed one included, that reach the score."""
+    return (1 + reached.sum(0)).double() / (1 + len(reached))
 
 
 def discovery_rates(p: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def stability(halves: Tensor, chance: Tensor, best: int) -> Stability:
         true_share(winners == best),
         true_share(winners // LB == best // LB),
         true_share(winners % LB == best % LB),
-        float((a - b).square().mean().sqrt() / 2),
+        float((a - b).square().nanmean().sqrt() / 2),
         float(held_out.nanmean()),
     )
 

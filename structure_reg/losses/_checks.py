@@ -10,6 +10,7 @@ from torch import Tensor
 from structure_reg._checks import (
     check_device,
     check_float_tensor,
+    check_group,
     check_ids,
     check_number,
     check_paired,
@@ -46,18 +47,6 @@ def check_scalar(function: str, name: str, value: Any) -> None:
             )
     else:
         check_number(function, name, value)
-
-
-def check_group(function: str, group: Any) -> None:
-    """Refuse anything but None or a process group that this process belongs to."""
-    if group is None:
-        return
-    available = torch.distributed.is_available()
-    if not (available and isinstance(group, torch.distributed.ProcessGroup)):
-        raise TypeError(
-            f"{function}: expected group to be a torch.distributed.ProcessGroup that this process "
-            f"belongs to, got {type(group).__name__}"
-        )
 
 
 def check_pairs(function: str, x: Any, y: Any, ids: Any, group: Any) -> None:

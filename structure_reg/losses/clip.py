@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from structure_reg._checks import check_choice, check_number
+from structure_reg._checks import check_choice, check_group, check_number
 from structure_reg._distributed import exchange, gather_ids, gather_rows, own_rows, processes
 from structure_reg._gram import unit_rows
 from structure_reg._kernels.clip_tiles import Statistics, clip_statistics
@@ -18,7 +18,7 @@ from structure_reg._kernels.logits import Tiling
 from structure_reg._precision import full_precision, promote, result_dtype, scalar_tensor
 from structure_reg._reduce import REDUCTIONS, reduce_rows
 from structure_reg._tiles import TILE_ROWS, fits, tile_rows
-from structure_reg.losses._checks import check_group, check_pairs, check_scalar
+from structure_reg.losses._checks import check_pairs, check_scalar
 
 LOGIT_SCALE = 1 / 0.07
 """Inverse temperature at which CLIP starts."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_choice, check_number, check_paired
 from structure_reg.losses.temperature import row_entropy
 from structure_reg.losses.transition import CENTERINGS, cosine_kernel, log_transition_matrix
@@ -52,15 +53,15 @@ class StructureDiagnostics(NamedTuple):
 
 @torch.no_grad()
 def structure_diagnostics(
-    frozen: Tensor, aligned: Tensor, *, temperature: float = 0.05, centering: str = "after"
+    frozen: Array, aligned: Array, *, temperature: float = 0.05, centering: str = "after"
 ) -> StructureDiagnostics:
     r"""Measure the effective neighbours on each side, and whether `aligned` has collapsed.
 
     Parameters
     ----------
-    frozen : Tensor of shape (n, d0)
+    frozen : Tensor or array of shape (n, d0)
         Features of the pretrained encoder, n >= 2.
-    aligned : Tensor of shape (n, d)
+    aligned : Tensor or array of shape (n, d)
         The same samples after the head.
     temperature : float
         Temperature :math:`\tau > 0` of :func:`structure_loss`.
@@ -99,8 +100,9 @@ def structure_diagnostics(
     mean cosine                        1.000
     participation ratio                  0.0
     """
+    frozen, aligned = as_tensors("structure_diagnostics", frozen=frozen, aligned=aligned)
     check_paired("structure_diagnostics", frozen=frozen, aligned=aligned)
-    check_number("structure_diagnostics", "temperature", temperature, above=0.0)
+    temperature = check_number("structure_diagnostics", "temperature", temperature, above=0.0)
     check_choice("structure_diagnostics", "centering", centering, CENTERINGS)
     self_mass, perplexity = {}, {}
     for side, x in (("frozen", frozen), ("aligned", aligned)):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from structure_reg._checks import check_choice
+from structure_reg._checks import check_choice, check_group
 from structure_reg._distributed import (
     gather_ids,
     gather_rows,
@@ -25,7 +25,7 @@ from structure_reg._kernels.siglip_tiles import siglip_rows, siglip_sum
 from structure_reg._precision import full_precision, promote, result_dtype, scalar_tensor
 from structure_reg._reduce import REDUCTIONS, reduce_rows
 from structure_reg._tiles import TILE_ROWS, fits, tile_rows
-from structure_reg.losses._checks import check_group, check_pairs, check_scalar
+from structure_reg.losses._checks import check_pairs, check_scalar
 
 LOGIT_SCALE = 10.0
 """Slope at which SigLIP starts."""

@@ -14,6 +14,7 @@ from structure_reg._checks import (
     check_choice,
     check_count,
     check_features,
+    check_group,
     check_number,
     check_paired,
 )
@@ -25,7 +26,7 @@ from structure_reg._kernels.structure import structure_rows
 from structure_reg._kernels.transforms import transformed
 from structure_reg._precision import full_precision, promote
 from structure_reg._reduce import REDUCTIONS, reduce_rows
-from structure_reg.losses._checks import check_anchors, check_group, check_prepared
+from structure_reg.losses._checks import check_anchors, check_prepared
 from structure_reg.losses.divergence import DIVERGENCES
 from structure_reg.losses.frozen import FrozenStructure
 from structure_reg.losses.transition import CENTERINGS, log_transition_matrix

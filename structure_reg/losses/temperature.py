@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_choice, check_features, check_number
 from structure_reg._tiles import TILE_ROWS, slices
 from structure_reg.losses._checks import no_temperature
@@ -18,7 +19,7 @@ TOLERANCE = 1e-5
 
 @torch.no_grad()
 def temperature_for_perplexity(
-    frozen: Tensor, perplexity: float, *, centering: str = "after"
+    frozen: Array, perplexity: float, *, centering: str = "after"
 ) -> float:
     r"""Find the temperature at which a frozen row has `perplexity` effective neighbours.
 
@@ -31,7 +32,7 @@ def temperature_for_perplexity(
 
     Parameters
     ----------
-    frozen : Tensor of shape (n, d)
+    frozen : Tensor or array of shape (n, d)
         One batch of frozen features, of the batch size used in training. Memory is O(n²).
     perplexity : float
         Effective number of neighbours of a row, including itself, in (1, n).
@@ -47,7 +48,7 @@ def temperature_for_perplexity(
     Raises
     ------
     TypeError
-        If `frozen` is not a floating tensor, or `perplexity` not a number.
+        If `frozen` is not of a floating dtype, or `perplexity` not a number.
     ValueError
         If `perplexity` is outside (1, n), or if no temperature gives it because too many rows are
         equal.
@@ -69,8 +70,9 @@ def temperature_for_perplexity(
     20.0
     """
     name = "temperature_for_perplexity"
+    (frozen,) = as_tensors(name, frozen=frozen)
     check_features(name, frozen=frozen)
-    check_number(name, "perplexity", perplexity, above=1.0, below=float(len(frozen)))
+    perplexity = check_number(name, "perplexity", perplexity, above=1.0, below=float(len(frozen)))
     check_choice(name, "centering", centering, CENTERINGS)
     K = cosine_kernel(frozen, centering=centering)  # (n, n)
     spread = (K.amax() - K.amin()).item()

@@ -42,14 +42,13 @@ def check_k_below_rows(function: str, k: int, n: int) -> None:
         )
 
 
-def check_share_or_count(function: str, name: str, value: Any) -> None:
+def check_share_or_count(function: str, name: str, value: Any) -> float | int:
     """Refuse a value that is neither an integer of at least 1 nor a float in (0, 1]."""
     if isinstance(value, Integral):
-        check_count(function, name, value)
-    else:
-        check_number(function, name, value, above=0.0)
-        if value > 1:
-            raise ValueError(
-                f"{function}: expected {name} to be a share of at most 1.0 or an integer, "
-                f"got {value}"
-            )
+        return check_count(function, name, value)
+    share = check_number(function, name, value, above=0.0)
+    if share > 1:
+        raise ValueError(
+            f"{function}: expected {name} to be a share of at most 1.0 or an integer, got {value}"
+        )
+    return share

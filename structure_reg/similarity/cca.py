@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_paired
 from structure_reg._precision import full_precision, promote
 from structure_reg.similarity._checks import check_share_or_count
@@ -16,7 +17,7 @@ from structure_reg.similarity.directions import (
 
 
 @torch.no_grad()
-def cca(x: Tensor, y: Tensor) -> Tensor:
+def cca(x: Array, y: Array) -> Tensor:
     r"""Mean canonical correlation.
 
     .. math:: \frac1r \sum_{i=1}^{r} \rho_i, \qquad \rho = \text{singular values of } U_x^\top U_y
@@ -26,7 +27,7 @@ def cca(x: Tensor, y: Tensor) -> Tensor:
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, dx) and (n, dy)
+    x, y : Tensor or array of shape (n, dx) and (n, dy)
         Features of the same n >= 2 samples.
 
     Returns
@@ -42,7 +43,7 @@ def cca(x: Tensor, y: Tensor) -> Tensor:
     Raises
     ------
     TypeError
-        If an argument is not a floating tensor.
+        If an argument is not of a floating dtype.
     ValueError
         If the numbers of rows or the devices differ, or n < 2.
 
@@ -67,6 +68,7 @@ def cca(x: Tensor, y: Tensor) -> Tensor:
     >>> cca(x, x @ torch.randn(5, 5, generator=g) + 1), cca(x, y)
     (tensor(1.), tensor(0.2034))
     """
+    x, y = as_tensors("cca", x=x, y=y)
     check_paired("cca", x=x, y=y)
     x, y = promote(x, y)
     with full_precision(x.device):
@@ -76,12 +78,12 @@ def cca(x: Tensor, y: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def svcca(x: Tensor, y: Tensor, *, keep: float | int = 0.99) -> Tensor:
+def svcca(x: Array, y: Array, *, keep: float | int = 0.99) -> Tensor:
     r"""Mean canonical correlation of the leading principal components of each side.
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, dx) and (n, dy)
+    x, y : Tensor or array of shape (n, dx) and (n, dy)
         Features of the same n >= 2 samples.
     keep : float or int
         Components kept on each side. A float in (0, 1] keeps the fewest components that hold this
@@ -120,8 +122,9 @@ def svcca(x: Tensor, y: Tensor, *, keep: float | int = 0.99) -> Tensor:
     >>> svcca(x, y, keep=5), cca(x, y)
     (tensor(0.1908), tensor(1.))
     """
+    x, y = as_tensors("svcca", x=x, y=y)
     check_paired("svcca", x=x, y=y)
-    check_share_or_count("svcca", "keep", keep)
+    keep = check_share_or_count("svcca", "keep", keep)
     x, y = promote(x, y)
     with full_precision(x.device):
         X, Y = (leading_directions(principal_directions(z), keep) for z in (x, y))
@@ -130,7 +133,7 @@ def svcca(x: Tensor, y: Tensor, *, keep: float | int = 0.99) -> Tensor:
 
 
 @torch.no_grad()
-def pwcca(x: Tensor, y: Tensor) -> Tensor:
+def pwcca(x: Array, y: Array) -> Tensor:
     r"""Mean canonical correlation weighted by how much of `x` each direction explains.
 
     .. math:: \sum_i w_i \rho_i, \qquad w_i \propto \sum_j |\langle h_i, x_j \rangle|
@@ -139,7 +142,7 @@ def pwcca(x: Tensor, y: Tensor) -> Tensor:
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, dx) and (n, dy)
+    x, y : Tensor or array of shape (n, dx) and (n, dy)
         Features of the same n >= 2 samples.
 
     Returns
@@ -154,7 +157,7 @@ def pwcca(x: Tensor, y: Tensor) -> Tensor:
     Raises
     ------
     TypeError
-        If an argument is not a floating tensor.
+        If an argument is not of a floating dtype.
     ValueError
         If the numbers of rows or the devices differ, or n < 2.
 
@@ -177,6 +180,7 @@ def pwcca(x: Tensor, y: Tensor) -> Tensor:
     >>> cca(x, y), pwcca(x, y)
     (tensor(0.4262), tensor(0.9784))
     """
+    x, y = as_tensors("pwcca", x=x, y=y)
     check_paired("pwcca", x=x, y=y)
     x, y = promote(x, y)
     with full_precision(x.device):

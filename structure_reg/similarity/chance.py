@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from structure_reg._checks import check_choice, check_layers
+from structure_reg._arrays import Array, layer_tensors
+from structure_reg._checks import check_choice, check_flag, check_layers
 from structure_reg._precision import full_precision, result_dtype
 from structure_reg.similarity.grams import KERNELS, Layer, gram_sums, prepare
 from structure_reg.similarity.hsic import centered_diagonal, hsic
@@ -30,8 +31,8 @@ class Chance(NamedTuple):
 
 @torch.no_grad()
 def cka_chance(
-    xs: Sequence[Tensor],
-    ys: Sequence[Tensor],
+    xs: Mapping[str, Array] | Sequence[Array],
+    ys: Mapping[str, Array] | Sequence[Array],
     *,
     kernel: str = "linear",
     debiased: bool = True,
@@ -53,7 +54,7 @@ def cka_chance(
 
     Parameters
     ----------
-    xs, ys : sequence of Tensor of shape (n, d)
+    xs, ys : list or mapping of Tensor or array, of shape (n, d)
         Layers of the two encoders for the same n >= 4 samples.
     kernel, debiased
         Form of CKA, as in :func:`cka`.
@@ -82,16 +83,18 @@ def cka_chance(
     >>> mean, sd
     (tensor([[0.8885]]), tensor([[0.0025]]))
     """
-    check_layers("cka_chance", rows=4, xs=xs, ys=ys)
-    check_choice("cka_chance", "kernel", kernel, KERNELS)
-    n, dtype = xs[0].shape[0], result_dtype(*xs, *ys)
+    name = "cka_chance"
+    x_layers, y_layers = layer_tensors(name, "xs", xs), layer_tensors(name, "ys", ys)
+    check_layers(name, rows=4, xs=x_layers, ys=y_layers)
+    X, Y = list(x_layers.values()), list(y_layers.values())
+    check_choice(name, "kernel", kernel, KERNELS)
+    debiased = check_flag(name, "debiased", debiased)
+    n, dtype = X[0].shape[0], result_dtype(*X, *Y)
     if debiased:
-        mean = xs[0].new_zeros(len(xs), len(ys), dtype=dtype)
+        mean = X[0].new_zeros(len(X), len(Y), dtype=dtype)
         return Chance(mean, mean + math.sqrt(2 / (n * (n - 3))))
-    with full_precision(xs[0].device):
-        (T, T_2, S), (U, U_2, V) = (
-            moments([prepare(x, kernel) for x in side]) for side in (xs, ys)
-        )
+    with full_precision(X[0].device):
+        (T, T_2, S), (U, U_2, V) = (moments([prepare(x, kernel) for x in side]) for side in (X, Y))
         A, A_y = (n - 1) * T_2 - T**2, (n - 1) * U_2 - U**2
         B = n * (n + 1) * S - (n - 1) * (T**2 + 2 * T_2)
         B_y = n * (n + 1) * V - (n - 1) * (U**2 + 2 * U_2)

@@ -10,14 +10,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from structure_reg._checks import check_choice, check_layers, check_paired
+from structure_reg._arrays import Array, as_tensors
+from structure_reg._checks import check_choice, check_flag, check_layers, check_paired
 from structure_reg._precision import full_precision, result_dtype
 from structure_reg.similarity.features import feature_sums, features_are_cheaper
 from structure_reg.similarity.grams import KERNELS, Layer, Margins, gram_sums, prepare
 from structure_reg.similarity.hsic import hsic
 
 
-def cka(x: Tensor, y: Tensor, *, kernel: str = "linear", debiased: bool = True) -> Tensor:
+def cka(x: Array, y: Array, *, kernel: str = "linear", debiased: bool = True) -> Tensor:
     r"""Cosine of two centred kernel matrices over the same samples.
 
     .. math::
@@ -31,7 +32,7 @@ def cka(x: Tensor, y: Tensor, *, kernel: str = "linear", debiased: bool = True) 
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, dx) and (n, dy)
+    x, y : Tensor or array of shape (n, dx) and (n, dy)
         Features of the same n >= 4 samples, or n >= 2 for the biased form. Row i of `x` and row i
         of `y` belong to the same sample. To exclude samples, drop their rows.
     kernel : {"linear", "rbf"}
@@ -92,6 +93,8 @@ def cka(x: Tensor, y: Tensor, *, kernel: str = "linear", debiased: bool = True) 
     >>> cka(x, 1e4 * x + 1000)
     tensor(1.)
     """
+    x, y = as_tensors("cka", x=x, y=y)
+    debiased = check_flag("cka", "debiased", debiased)
     check_paired("cka", rows=least_rows(debiased), x=x, y=y)
     check_choice("cka", "kernel", kernel, KERNELS)
     return cka_matrix([x], [y], kernel, debiased)[0, 0]

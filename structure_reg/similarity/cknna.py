@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from structure_reg._arrays import Array
 from structure_reg.similarity.nearest import Neighbours
 from structure_reg.similarity.neighbours import knn_pair
 from structure_reg.similarity.overlap import edge_blocks, nan_grid
 
 
-def cknna(
-    x: Tensor, y: Tensor, *, k: int | str | None = None, mask: Tensor | None = None
-) -> Tensor:
+def cknna(x: Array, y: Array, *, k: int | str | None = None, mask: Array | None = None) -> Tensor:
     r"""Centred kernel nearest-neighbour alignment: debiased CKA of cosines between neighbours.
 
     .. math::
@@ -31,11 +30,11 @@ def cknna(
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, dx), (n, dy)
+    x, y : Tensor or array of shape (n, dx), (n, dy)
         Paired features, as in :func:`mutual_knn`, n >= 4.
     k : int or {"rice", "sqrt", "sturges"}, optional
         Number of neighbours, as in :func:`mutual_knn`.
-    mask : Tensor of shape (n,), optional
+    mask : Tensor or array of shape (n,), optional
         Bool mask of the rows to use, as in :func:`mutual_knn`.
 
     Returns
@@ -43,8 +42,8 @@ def cknna(
     Tensor of shape ()
         Value of 1 for equal sides and for a rotation, and of about k / (n - 1) by chance; not
         bounded by 1; symmetric; higher is more similar. float32, or float64 if an input is; no
-        gradient. Same invariances as :func:`mutual_knn`. NaN if an input contains NaN, or if k is
-        so close to n that the denominator is not positive.
+        gradient. Same invariances, ties and NaN as for :func:`mutual_knn`; also NaN if k is so
+        close to n that the denominator is not positive.
 
     Raises
     ------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_count, check_paired
 from structure_reg._gram import center
 from structure_reg._precision import full_precision, result_dtype
@@ -54,22 +55,23 @@ class MinibatchCKA:
         self.batches = 0
 
     @torch.no_grad()
-    def update(self, x: Tensor, y: Tensor) -> None:
+    def update(self, x: Array, y: Array) -> None:
         """Add the terms of one batch.
 
         Parameters
         ----------
-        x, y : Tensor of shape (m, dx) and (m, dy)
+        x, y : Tensor or array of shape (m, dx) and (m, dy)
             Features of the same m >= 4 samples. Skip a last batch with fewer rows: it has no
             estimate.
 
         Raises
         ------
         TypeError
-            If an argument is not a floating tensor.
+            If an argument is not of a floating dtype.
         ValueError
             If the numbers of rows or the devices differ, or m < 4.
         """
+        x, y = as_tensors("MinibatchCKA.update", x=x, y=y)
         check_paired("MinibatchCKA.update", rows=4, x=x, y=y)
         if self.batches == 0:
             self.dtype = result_dtype(x, y)

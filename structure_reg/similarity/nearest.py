@@ -13,19 +13,20 @@ from structure_reg._gram import unit_deviations
 from structure_reg._precision import full_precision, promote
 from structure_reg._tiles import slices, tile_rows
 from structure_reg.similarity._checks import check_k_below_rows, check_k_or_rule
+from structure_reg.similarity.lots import Candidates, Ranking, draw_lots
 
 RULES: dict[str, Callable[[int], int]] = {
-    "rice": lambda n: math.ceil(2 * math.cbrt(n)),
-    "sqrt": lambda n: math.ceil(math.sqrt(n)),
-    "sturges": lambda n: math.ceil(math.log2(n) + 1),
+    "rice": lambda n: least_cube_root(8 * n),
+    "sqrt": lambda n: 1 + math.isqrt(n - 1),
+    "sturges": lambda n: 1 + (n - 1).bit_length(),
 }
 # Rows converted to float64 at a time: a copy of the whole layer would exceed the scratch budget.
 ROWS = 256
 # Columns per product: enough for an efficient product, few enough to waste little above the
 # diagonal.
 PANEL = 384
-
-Candidates = tuple[Tensor, Tensor]  # values and columns of the largest entries of some rows
+# Largest deviation from the shared direction, in units of eps, at which a layer is constant.
+CONSTANT = 8
 
 
 class Neighbours(NamedTuple):
@@ -34,7 +35,14 @@ class Neighbours(NamedTuple):
     rows: Tensor  # (n, k) int32, nearest first, never the row itself
     cosine: Tensor  # (n, k)
     tied: Tensor  # (n,) bool: the k-th and the next row are equally near
-    nan: Tensor  # (): 0, or NaN where the layer contains NaN
+    nan: Tensor  # (): 0, or NaN where the layer contains NaN or is constant
+    constant: Tensor  # () bool: all rows share one direction, up to rounding
+
+
+def least_cube_root(m: int) -> int:
+    """Smallest k with k³ >= m, for m > 0: exact at perfect cubes, where rounding is not."""
+    k = round(math.cbrt(m))
+    return k if k**3 >= m else k + 1
 
 
 def neighbourhood_size(function: str, k: int | str | None, n: int) -> int:
@@ -46,39 +54,51 @@ def neighbourhood_size(function: str, k: int | str | None, n: int) -> int:
 
 
 @torch.no_grad()
-def nearest(x: Tensor, k: int) -> Neighbours:
+def nearest(x: Tensor, k: int, side: int = 0) -> Neighbours:
     """Find the k rows with the largest cosine to every row.
 
     Each tile of the Gram matrix is computed once, above the diagonal, and searched along both axes.
+    Ties are broken at random, differently on each `side` of a comparison.
     """
     with full_precision(x.device):
         (x,) = promote(x)
         v = unit_deviations(x)
-        offset = cosine_offsets(x, v)
+        squares = square_lengths(v)
+        offset = cosine_offsets(x, squares).to(v.dtype)
         best = [merge_candidates(parts, k) for parts in search_tiles(v, offset, k)]
         values, columns = map(torch.cat, zip(*best, strict=True))
+        ranking = Ranking(v, offset, tie_rounding(offset))
+        tied = values[:, -2] - values[:, -1] <= ranking.rounding
+        if not x.is_meta:  # which rows tie depends on values
+            values, columns = draw_lots(ranking, (values, columns), side)
+        constant = squares.amax() <= (CONSTANT * torch.finfo(v.dtype).eps) ** 2
         return Neighbours(
             columns[:, :k].int(),
             1 + offset[:, None] + values[:, :k],
-            tied_rows(values, offset),
-            0 * offset.sum(),
+            tied,
+            (0 * offset.sum()).masked_fill(constant, math.nan),
+            constant,
         )
 
 
-def cosine_offsets(x: Tensor, v: Tensor) -> Tensor:
-    r"""Offsets o for which the cosine of rows i and j is 1 + o_i + o_j + v_i . v_j.
-
-    With v = u - c they are -|v|² / 2 for unit rows u and any c. Row i thus ranks the others by
-    v_i . v_j + o_j.
-    """
-    squares = torch.cat(
+def square_lengths(v: Tensor) -> Tensor:
+    """|v_i|² in float64."""
+    return torch.cat(
         [
             torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float64) ** 2
             for rows in torch.split(v, ROWS)
         ]
     )
+
+
+def cosine_offsets(x: Tensor, squares: Tensor) -> Tensor:
+    r"""Offsets o for which the cosine of rows i and j is 1 + o_i + o_j + v_i . v_j.
+
+    With v = u - c they are -|v|² / 2 for unit rows u and any c. Row i thus ranks the others by
+    v_i . v_j + o_j.
+    """
     zero = ~x.any(-1)  # a zero row has no direction: its cosine to every other row is 0
-    return (-(squares + zero) / 2).to(v.dtype)  # (n,)
+    return -(squares + zero) / 2  # (n,)
 
 
 def search_tiles(v: Tensor, offset: Tensor, k: int) -> list[list[Candidates]]:
@@ -129,9 +149,8 @@ def merge_candidates(parts: list[Candidates], k: int) -> Candidates:
     return values, columns.gather(1, order)  # (t, k + 1)
 
 
-def tied_rows(values: Tensor, offset: Tensor) -> Tensor:
-    """Mark the rows whose k-th neighbour is no nearer than the next, up to rounding."""
+def tie_rounding(offset: Tensor) -> Tensor:
+    """Largest difference of two values that counts as a tie."""
     # The products round with the square of the longest v, the unit rows with float64.
-    rounding = 16 * torch.finfo(values.dtype).eps * -offset.min()
-    rounding = rounding + 64 * torch.finfo(torch.float64).eps ** 2
-    return values[:, -2] - values[:, -1] <= rounding
+    rounding = 16 * torch.finfo(offset.dtype).eps * -offset.min()
+    return rounding + 64 * torch.finfo(torch.float64).eps ** 2

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from structure_reg._arrays import Array, as_tensor, as_tensors
 from structure_reg._checks import check_paired
 from structure_reg._precision import result_dtype
 from structure_reg.similarity._checks import check_row_mask
@@ -21,7 +22,7 @@ Grid = Callable[[Sequence[Neighbours], Sequence[Neighbours], Tensor], Tensor]
 
 
 def mutual_knn(
-    x: Tensor, y: Tensor, *, k: int | str | None = None, mask: Tensor | None = None
+    x: Array, y: Array, *, k: int | str | None = None, mask: Array | None = None
 ) -> Tensor:
     r"""Share of the k nearest neighbours of a row that both sides agree on, averaged over rows.
 
@@ -31,13 +32,13 @@ def mutual_knn(
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, dx), (n, dy)
+    x, y : Tensor or array of shape (n, dx), (n, dy)
         Paired features of n >= 2 samples; row i of `x` belongs to row i of `y`.
     k : int or {"rice", "sqrt", "sturges"}, optional
         Number of neighbours, below n, or the name of a rule that computes it from n:
         :math:`\lceil 2 \sqrt[3]{n} \rceil` for "rice" and None, :math:`\lceil \sqrt n \rceil` for
         "sqrt", :math:`\lceil \log_2 n + 1 \rceil` for "sturges".
-    mask : Tensor of shape (n,), optional
+    mask : Tensor or array of shape (n,), optional
         Bool mask of the rows to use. Other rows are dropped before neighbours are searched, and n
         does not count them. Indexing with it synchronises with the GPU.
 
@@ -47,7 +48,11 @@ def mutual_knn(
         Value in [0, 1]; symmetric; higher is more similar. It is k / (n - 1) by chance, so values
         for different n or k are not comparable. float32, or float64 if an input is; no gradient.
         Invariant to a rotation and to a positive scale per row, but not to a translation. NaN if an
-        input contains NaN. The order of equal rows is arbitrary: see :func:`tie_fraction`.
+        input contains NaN, or is constant: all rows share one direction, up to rounding.
+
+        Equally near rows are neighbours in random order, drawn for each side by itself and always
+        alike for the same features. Ties thus count as chance does; a side with ties at the k-th
+        neighbour (:func:`tie_fraction`) does not reach 1 even with itself.
 
     Raises
     ------
@@ -80,7 +85,7 @@ def mutual_knn(
 
 
 def jaccard_knn(
-    x: Tensor, y: Tensor, *, k: int | str | None = None, mask: Tensor | None = None
+    x: Array, y: Array, *, k: int | str | None = None, mask: Array | None = None
 ) -> Tensor:
     r"""Jaccard index between the k nearest neighbours on both sides, averaged over the rows.
 
@@ -88,11 +93,11 @@ def jaccard_knn(
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, dx), (n, dy)
+    x, y : Tensor or array of shape (n, dx), (n, dy)
         Paired features, as in :func:`mutual_knn`.
     k : int or {"rice", "sqrt", "sturges"}, optional
         Number of neighbours, as in :func:`mutual_knn`.
-    mask : Tensor of shape (n,), optional
+    mask : Tensor or array of shape (n,), optional
         Bool mask of the rows to use, as in :func:`mutual_knn`.
 
     Returns
@@ -100,7 +105,7 @@ def jaccard_knn(
     Tensor of shape ()
         Value in [0, 1], at most :func:`mutual_knn`; symmetric; higher is more similar; about
         k / (2 (n - 1) - k) by chance. float32, or float64 if an input is; no gradient. Same
-        invariances as :func:`mutual_knn`. NaN if an input contains NaN.
+        invariances, ties and NaN as for :func:`mutual_knn`.
 
     Raises
     ------
@@ -130,7 +135,7 @@ def jaccard_knn(
 
 
 def cycle_knn(
-    x: Tensor, y: Tensor, *, k: int | str | None = None, mask: Tensor | None = None
+    x: Array, y: Array, *, k: int | str | None = None, mask: Array | None = None
 ) -> Tensor:
     r"""Share of rows that a step to a neighbour in y and a step to one in x can return to.
 
@@ -138,11 +143,11 @@ def cycle_knn(
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, dx), (n, dy)
+    x, y : Tensor or array of shape (n, dx), (n, dy)
         Paired features, as in :func:`mutual_knn`.
     k : int or {"rice", "sqrt", "sturges"}, optional
         Number of neighbours, as in :func:`mutual_knn`.
-    mask : Tensor of shape (n,), optional
+    mask : Tensor or array of shape (n,), optional
         Bool mask of the rows to use, as in :func:`mutual_knn`.
 
     Returns
@@ -150,8 +155,8 @@ def cycle_knn(
     Tensor of shape ()
         Value in [0, 1]; **not** symmetric; higher is more similar; about
         :math:`1 - (1 - k / (n-1))^k` by chance, many times the chance level of :func:`mutual_knn`.
-        float32, or float64 if an input is; no gradient. Same invariances as :func:`mutual_knn`. NaN
-        if an input contains NaN.
+        float32, or float64 if an input is; no gradient. Same invariances, ties and NaN as for
+        :func:`mutual_knn`.
 
     Raises
     ------
@@ -199,19 +204,21 @@ def cycle_grid(xs: Sequence[Neighbours], ys: Sequence[Neighbours], permutations:
 def knn_pair(
     function: str,
     grid: Grid,
-    x: Tensor,
-    y: Tensor,
+    x: Array,
+    y: Array,
     k: int | str | None,
-    mask: Tensor | None,
+    mask: Array | None,
     *,
     rows: int = 2,
 ) -> Tensor:
     """Evaluate the grid for one pair of layers, with the rows paired as given."""
+    x, y = as_tensors(function, x=x, y=y)
     check_paired(function, rows=rows, x=x, y=y)
-    check_row_mask(function, mask, x)
     if mask is not None:
-        x, y = x[mask], y[mask]
+        kept = mask if isinstance(mask, Tensor) else as_tensor(function, "mask", mask).to(x.device)
+        check_row_mask(function, kept, x)
+        x, y = x[kept], y[kept]
     size = neighbourhood_size(function, k, len(x))
     identity = torch.arange(len(x), device=x.device)[None]  # (1, n)
-    score = grid([nearest(x, size)], [nearest(y, size)], identity)  # (1, 1, 1)
+    score = grid([nearest(x, size, 0)], [nearest(y, size, 1)], identity)  # (1, 1, 1)
     return score.reshape(()).to(result_dtype(x, y))

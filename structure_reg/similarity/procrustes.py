@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_paired
 from structure_reg._gram import center_and_scale, finite_or_zero, square_norms
 from structure_reg._precision import full_precision, promote
 
 
-def procrustes(x: Tensor, y: Tensor) -> Tensor:
+def procrustes(x: Array, y: Array) -> Tensor:
     r"""Cosine of two feature sets after the best rotation of one onto the other.
 
     .. math:: s = \max_{R^\top R = I} \frac{\langle X R, Y \rangle}{|X|\,|Y|}
@@ -22,7 +23,7 @@ def procrustes(x: Tensor, y: Tensor) -> Tensor:
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, dx) and (n, dy)
+    x, y : Tensor or array of shape (n, dx) and (n, dy)
         Features of the same n >= 2 samples.
 
     Returns
@@ -37,7 +38,7 @@ def procrustes(x: Tensor, y: Tensor) -> Tensor:
     Raises
     ------
     TypeError
-        If an argument is not a floating tensor.
+        If an argument is not of a floating dtype.
     ValueError
         If the numbers of rows or the devices differ, or n < 2.
 
@@ -66,6 +67,7 @@ def procrustes(x: Tensor, y: Tensor) -> Tensor:
     >>> procrustes(x, unrelated)
     tensor(0.2628, dtype=torch.float64)
     """
+    x, y = as_tensors("procrustes", x=x, y=y)
     check_paired("procrustes", x=x, y=y)
     x, y = promote(x, y)
     with full_precision(x.device):

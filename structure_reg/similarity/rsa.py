@@ -6,20 +6,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pdist
 
+from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_choice, check_paired
 from structure_reg._precision import full_precision, promote
 
 CORRELATIONS = ("pearson", "spearman")
 
 
-def rsa(x: Tensor, y: Tensor, *, correlation: str = "pearson") -> Tensor:
+def rsa(x: Array, y: Array, *, correlation: str = "pearson") -> Tensor:
     r"""Correlation between the Euclidean distances of all pairs of rows in x and in y.
 
     .. math:: \operatorname{corr}_{i < j} \bigl( |x_i - x_j|,\; |y_i - y_j| \bigr)
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, dx) and (n, dy)
+    x, y : Tensor or array of shape (n, dx) and (n, dy)
         Features of the same n >= 3 samples.
     correlation : {"pearson", "spearman"}
         Correlation of the distances, or of their ranks; equal distances share their mean rank.
@@ -63,6 +64,7 @@ def rsa(x: Tensor, y: Tensor, *, correlation: str = "pearson") -> Tensor:
     >>> rsa(x, y), rsa(x, y, correlation="spearman")
     (tensor(0.9117), tensor(1.))
     """
+    x, y = as_tensors("rsa", x=x, y=y)
     check_paired("rsa", rows=3, x=x, y=y)
     check_choice("rsa", "correlation", correlation, CORRELATIONS)
     x, y = promote(x, y)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_paired
 from structure_reg.similarity.cka import cka_matrix
 
 
-def rv(x: Tensor, y: Tensor) -> Tensor:
+def rv(x: Array, y: Array) -> Tensor:
     r"""RV coefficient, which equals biased linear CKA.
 
     .. math:: \mathrm{RV} = \frac{|X^\top Y|^2}{|X^\top X|\, |Y^\top Y|}
@@ -17,7 +18,7 @@ def rv(x: Tensor, y: Tensor) -> Tensor:
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, dx) and (n, dy)
+    x, y : Tensor or array of shape (n, dx) and (n, dy)
         Features of the same n >= 2 samples.
 
     Returns
@@ -50,5 +51,6 @@ def rv(x: Tensor, y: Tensor) -> Tensor:
     >>> rv(x, y), torch.corrcoef(torch.cat([x, y], 1).T)[0, 1] ** 2
     (tensor(0.7654), tensor(0.7654))
     """
+    x, y = as_tensors("rv", x=x, y=y)
     check_paired("rv", x=x, y=y)
     return cka_matrix([x], [y], "linear", False)[0, 0]

@@ -7,15 +7,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from structure_reg._arrays import Array
 from structure_reg._tiles import tile_rows
 from structure_reg.similarity.nearest import Neighbours
 from structure_reg.similarity.neighbours import knn_pair
 from structure_reg.similarity.overlap import nan_grid
 
 
-def lcs_knn(
-    x: Tensor, y: Tensor, *, k: int | str | None = None, mask: Tensor | None = None
-) -> Tensor:
+def lcs_knn(x: Array, y: Array, *, k: int | str | None = None, mask: Array | None = None) -> Tensor:
     r"""Longest common subsequence of the neighbour lists divided by k, averaged over the rows.
 
     .. math:: \frac1{nk} \sum_i \mathrm{LCS} \bigl( N_x(i), N_y(i) \bigr)
@@ -25,19 +24,19 @@ def lcs_knn(
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, dx), (n, dy)
+    x, y : Tensor or array of shape (n, dx), (n, dy)
         Paired features, as in :func:`mutual_knn`.
     k : int or {"rice", "sqrt", "sturges"}, optional
         Number of neighbours, as in :func:`mutual_knn`.
-    mask : Tensor of shape (n,), optional
+    mask : Tensor or array of shape (n,), optional
         Bool mask of the rows to use, as in :func:`mutual_knn`.
 
     Returns
     -------
     Tensor of shape ()
         Value in [0, 1], at most :func:`mutual_knn`; symmetric; higher is more similar. float32, or
-        float64 if an input is; no gradient. Same invariances as :func:`mutual_knn`. NaN if an input
-        contains NaN.
+        float64 if an input is; no gradient. Same invariances, ties and NaN as for
+        :func:`mutual_knn`.
 
     Raises
     ------
@@ -65,7 +64,7 @@ def lcs_knn(
 
 
 def edit_knn(
-    x: Tensor, y: Tensor, *, k: int | str | None = None, mask: Tensor | None = None
+    x: Array, y: Array, *, k: int | str | None = None, mask: Array | None = None
 ) -> Tensor:
     r"""One minus the edit distance of the neighbour lists over k, averaged over the rows.
 
@@ -76,19 +75,19 @@ def edit_knn(
 
     Parameters
     ----------
-    x, y : Tensor of shape (n, dx), (n, dy)
+    x, y : Tensor or array of shape (n, dx), (n, dy)
         Paired features, as in :func:`mutual_knn`.
     k : int or {"rice", "sqrt", "sturges"}, optional
         Number of neighbours, as in :func:`mutual_knn`.
-    mask : Tensor of shape (n,), optional
+    mask : Tensor or array of shape (n,), optional
         Bool mask of the rows to use, as in :func:`mutual_knn`.
 
     Returns
     -------
     Tensor of shape ()
         Value in [0, 1], at most :func:`lcs_knn`; symmetric; higher is more similar. float32, or
-        float64 if an input is; no gradient. Same invariances as :func:`mutual_knn`. NaN if an input
-        contains NaN.
+        float64 if an input is; no gradient. Same invariances, ties and NaN as for
+        :func:`mutual_knn`.
 
     Raises
     ------

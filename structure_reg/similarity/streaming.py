@@ -7,7 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from structure_reg._checks import check_count, check_paired, check_width
+from structure_reg._arrays import Array, as_tensors
+from structure_reg._checks import check_count, check_flag, check_paired, check_width
 from structure_reg._gram import square_norms
 from structure_reg._precision import full_precision, result_dtype
 from structure_reg.similarity.cka import least_rows
@@ -59,7 +60,7 @@ class CKA:
     products: dict[tuple[int, int], Tensor]  # sums of x x^T, x y^T and y y^T
 
     def __init__(self, *, debiased: bool = True) -> None:
-        self.debiased = debiased
+        self.debiased = check_flag("CKA", "debiased", debiased)
         self.reset()
 
     def reset(self) -> None:
@@ -67,21 +68,22 @@ class CKA:
         self.samples = 0
 
     @torch.no_grad()
-    def update(self, x: Tensor, y: Tensor) -> None:
+    def update(self, x: Array, y: Array) -> None:
         """Add the samples of one batch.
 
         Parameters
         ----------
-        x, y : Tensor of shape (m, dx) and (m, dy)
+        x, y : Tensor or array of shape (m, dx) and (m, dy)
             Features of the same m >= 1 samples, as wide as in the first batch.
 
         Raises
         ------
         TypeError
-            If an argument is not a floating tensor.
+            If an argument is not of a floating dtype.
         ValueError
             If the numbers of rows or the devices differ, or a width has changed.
         """
+        x, y = as_tensors("CKA.update", x=x, y=y)
         check_paired("CKA.update", rows=1, x=x, y=y)
         if self.samples == 0:
             self._start(x, y)
@@ -118,7 +120,7 @@ class CKA:
         widths = x.shape[1], y.shape[1]
         zeros = partial(x.new_zeros, dtype=torch.float64)
         self.dtype = result_dtype(x, y)
-        self.origin = x[0].double(), y[0].double()
+        self.origin = x[0].double().clone(), y[0].double().clone()
         self.sums = [zeros(d) for d in widths]
         self.norms, self.norm_products = zeros(2), zeros(2, 2)
         self.norms_times = [zeros(2, d) for d in widths]

@@ -97,13 +97,6 @@ def check_unpaired(unpaired: Any) -> None:
         )
 
 
-def no_features(function: str, name: str, features: Any) -> TypeError:
-    return TypeError(
-        f"{function}: expected {name} to be an array, a tensor, or a list or mapping of them, "
-        f"got {type(features).__name__}"
-    )
-
-
 def no_layers(function: str, name: str) -> ValueError:
     return ValueError(f"{function}: expected {name} with at least one layer, got none")
 

@@ -7,9 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from structure_reg._ids import python_value
 from structure_reg.layers.report import LayerSelection
 from structure_reg.layers.selection import select_layers
-from structure_reg.training.inputs import Features, as_ids, as_tensor, layer_names, layer_of
+from structure_reg.training.inputs import (
+    Features,
+    as_ids,
+    as_tensor,
+    has_layers,
+    layer_names,
+    layer_of,
+)
 
 
 def choose_layers(
@@ -19,7 +27,9 @@ def choose_layers(
     function = "Aligner.fit"
     names = layer_names(function, "x", x), layer_names(function, "y", y)
     if isinstance(layers, tuple):
-        return layers, None
+        layer_x, layer_y = layers
+        pair = given_layer(function, "x", x, layer_x), given_layer(function, "y", y, layer_y)
+        return pair, None
     if layers == "last" or len(names[0]) == len(names[1]) == 1:
         return (names[0][-1], names[1][-1]), None
     xs, ys = (
@@ -36,6 +46,12 @@ def choose_layers(
         xs, ys = ({layer: z[rows] for layer, z in side.items()} for side in (xs, ys))
     selection = select_layers(xs, ys)
     return (names[0][selection.x_layer], names[1][selection.y_layer]), selection
+
+
+def given_layer(function: str, name: str, features: Features, layer: Any) -> Any:
+    """The name or position of a layer that is there; one array is layer 0, or -1."""
+    layer_of(function, name, features if has_layers(features) else [features], layer)
+    return python_value(layer)
 
 
 def first_of_each(ids: Tensor) -> Tensor:

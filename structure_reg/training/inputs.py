@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from structure_reg import _arrays as arrays
+from structure_reg._checks import check_dense
+from structure_reg._ids import id_values, number
 from structure_reg.training._checks import (
     check_finite,
     check_id_count,
     check_matrix,
-    no_features,
     no_layer,
     no_layers,
 )
@@ -22,17 +25,14 @@ Features = Any  # an (n, d) array or tensor, or a sequence or mapping of them
 
 def as_tensor(function: str, name: str, features: Any, device: Any) -> Tensor:
     """An array or a tensor as (n, d) in float32, on its own device or on `device`."""
-    if not isinstance(features, Tensor):
-        if not hasattr(features, "__array__"):
-            raise no_features(function, name, features)
-        features = torch.as_tensor(features)
-    check_matrix(function, name, features)
-    tensor: Tensor = features.detach().to(device, torch.float32)
-    return tensor
+    tensor = arrays.as_tensor(function, name, features)
+    check_dense(function, name, tensor)
+    check_matrix(function, name, tensor)
+    return tensor.detach().to(device, torch.float32)
 
 
 def has_layers(features: Features) -> bool:
-    return isinstance(features, Mapping | Sequence) and not hasattr(features, "__array__")
+    return arrays.has_layers(features) and not arrays.is_one_array(features)
 
 
 def layer_names(function: str, name: str, features: Features) -> list[Any]:
@@ -52,8 +52,8 @@ def layer_of(function: str, name: str, features: Features, layer: Any) -> Any:
     names = layer_names(function, name, features)
     if isinstance(features, Mapping) and layer in features:
         return features[layer]
-    if isinstance(layer, int) and -len(names) <= layer < len(names):
-        return features[names[layer]]
+    if isinstance(layer, Integral) and -len(names) <= int(layer) < len(names):
+        return features[names[int(layer)]]
     raise no_layer(function, name, layer, names)
 
 
@@ -65,12 +65,10 @@ def finite_rows(function: str, name: str, features: Features, layer: Any, device
 
 
 def as_ids(function: str, ids: Any, x: Tensor) -> Tensor | None:
-    """Number hashable ids, such as strings, in order of first appearance; on the device of x."""
+    """Number ids of any kind in order of first appearance; on the device of x."""
     if ids is None:
         return None
-    values: Iterable[Hashable] = ids.tolist() if hasattr(ids, "tolist") else list(ids)
-    number: dict[Hashable, int] = {}
-    numbers = torch.tensor([number.setdefault(value, len(number)) for value in values])
+    numbers = number(id_values(function, "ids", ids), {})
     check_id_count(function, numbers, x)
     return numbers.to(x.device)
 

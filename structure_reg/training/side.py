@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from structure_reg._checks import check_width
 from structure_reg._gram import unit_rows
-from structure_reg.heads.columns import columns
+from structure_reg.heads.columns import column_scaling
 from structure_reg.training.inputs import Features, finite_rows
 
 
@@ -61,5 +61,5 @@ def scaling(x: Tensor, standardise: bool) -> tuple[Tensor, Tensor]:
     """Mean of each column and 1 over its standard deviation, or 0 and 1."""
     if not standardise:
         return torch.zeros_like(x[0]), torch.ones_like(x[0])
-    X = columns("Aligner.fit", "features", x, standardise=True)
-    return X.mean.to(x.dtype), X.factor.to(x.dtype)
+    mean, factor = column_scaling("Aligner.fit", "features", x, standardise=True)
+    return mean.to(x.dtype), factor.to(x.dtype)

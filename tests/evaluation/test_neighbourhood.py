@@ -79,6 +79,30 @@ def test_order_of_rows_and_tiles_do_not_matter(measure: Measure) -> None:
 
 
 @every_measure
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("n", "d", "k"), [(56, 13, 34), (13, 37, 2), (21, 36, 11), (40, 5, 10)])
+def test_rows_of_one_direction_are_ties(
+    measure: Measure, n: int, d: int, k: int, dtype: torch.dtype
+) -> None:
+    """As equal rows are, whatever their lengths, in one direction or a few, in any order."""
+    x = normal(n, 9, seed=0).to(dtype).double()
+    few = torch.arange(n) % 5
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    lengths = normal(n, 1, seed=1).exp().to(dtype)
+    for directions in (few * 0, few):
+        equal = torch.eye(5, dtype=torch.float64)[directions]
+        rows = (equal if directions.any() else normal(1, d, seed=2)).to(dtype) * lengths
+        for sides, reference in (((rows, x), (equal, x)), ((rows, rows), (equal, equal))):
+            expected = pytest.approx(measure(*reference, k=k, metric="cosine").item(), abs=2e-6)
+            assert measure(*sides, k=k, metric="cosine").item() == expected
+            moved = [side[order] for side in sides]
+            assert measure(*moved, k=k, metric="cosine").item() == expected
+            assert measure(*reference[::-1], k=k, metric="cosine").item() == pytest.approx(
+                measure(*sides[::-1], k=k, metric="cosine").item(), abs=2e-6
+            )
+
+
+@every_measure
 def test_low_precision_autocast_and_nan(measure: Measure) -> None:
     x, y = normal(50, 8, seed=0, dtype=torch.float32), normal(50, 4, seed=1, dtype=torch.float32)
     value = measure(x, y)

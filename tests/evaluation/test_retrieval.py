@@ -163,14 +163,14 @@ IDS = torch.arange(4)
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
-        ((X.numpy(), X), {}, TypeError, "x to be a tensor, got ndarray"),
+        ((None, X), {}, TypeError, "x to be an array or a tensor, got NoneType"),
         ((X, X.long()), {}, TypeError, "y in float16, .*, got torch.int64"),
         ((X, X[0]), {}, ValueError, r"y of shape \(n, d\), got \(3,\)"),
         ((X, X[:, :2]), {}, ValueError, "x and y with the same columns, got 3 and 2"),
         ((X, X[:3]), {}, ValueError, "x and y with the same number of rows, got 4 and 3"),
         ((X, X.to("meta")), {}, ValueError, "x and y on one device, got cpu and meta"),
         ((X, X), {"ids": IDS[:3]}, ValueError, r"ids of shape \(4,\), got \(3,\)"),
-        ((X, X), {"ids": [0, 1, 2, 3]}, TypeError, "ids to be a tensor, got list"),
+        ((X, X), {"ids": 3}, TypeError, "ids to be a list, an array or a tensor, got int"),
         ((X, X), {"y_ids": IDS}, ValueError, "ids together with y_ids, got None"),
         ((X, X), {"ids": IDS, "y_ids": X[:, 0]}, TypeError, "y_ids of an integer dtype, got"),
         ((X, X), {"ks": 5}, TypeError, "ks to be a list of integers, got 5"),

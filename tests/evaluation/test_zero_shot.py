@@ -96,7 +96,7 @@ X, LABELS = torch.ones(4, 3), torch.zeros(4, dtype=torch.long)
         ((X.long(), X, LABELS), TypeError, "x in float16"),
         ((X, X[:, :2], LABELS), ValueError, "x and classes with the same columns, got 3 and 2"),
         ((X, X.to("meta"), LABELS), ValueError, "x and classes on one device"),
-        ((X, X, None), TypeError, "labels to be a tensor, got NoneType"),
+        ((X, X, None), TypeError, "labels to be a list, an array or a tensor, got N"),
         ((X, X, LABELS[:2]), ValueError, r"labels of shape \(4,\), got \(2,\)"),
         ((X, X, X[:, 0]), TypeError, "labels of an integer dtype"),
         ((X, X, LABELS, 5), TypeError, "ks to be a list of integers"),

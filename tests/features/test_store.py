@@ -300,7 +300,7 @@ def test_refuses_layers_of_different_rows_or_dtypes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"ids": "abc"}, TypeError, r"ids to be a list, got str$"),
+        ({"ids": "abc"}, TypeError, r"ids to be a list, an array or a tensor, got str$"),
         ({"ids": []}, ValueError, r"at least one id, got none$"),
         ({"ids": [1.5]}, TypeError, r"ids to be strings or integers, got float$"),
         ({"rows": [0, 1]}, TypeError, r"rows to be a range, got list$"),

@@ -22,6 +22,12 @@ def noisy(n: int, noise: float = 2.0, seed: int = 0) -> tuple[Tensor, Tensor]:
     return x, shared @ normal(6, 15, seed=3) + noise * normal(n, 15, seed=seed + 4)
 
 
+def parts_of(x: Tensor, ids: Tensor | None, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Rows that each fold is fitted to, and rows that it holds out."""
+    rows, fold = folds("test", x, ids, 4, 2000, torch.Generator().manual_seed(seed))
+    return [(rows[fold != k], rows[fold == k]) for k in range(4)]
+
+
 def loss_of(cosines: np.ndarray, scale: float, same: np.ndarray) -> float:
     Z = np.exp(scale * cosines)
     rows = -np.log((Z * same).sum(1) / Z.sum(1)).mean()
@@ -37,7 +43,7 @@ def test_loss_is_that_of_heads_refitted_without_the_held_out_pairs(copies: bool)
     n = 48
     ridge = tuple(r * len(x) / n for r in selection.ridge)  # as in the folds
     values = []
-    for kept, out in folds("test", x, ids, 4, 2000, torch.Generator().manual_seed(0)):
+    for kept, out in parts_of(x, ids, seed=0):
         head_x, head_y = sr.fit_cca(x[kept], y[kept], ridge=ridge, power=selection.power)
         a, b = head_x(x[out]).detach().numpy(), head_y(y[out]).detach().numpy()
         a /= np.linalg.norm(a, axis=1, keepdims=True)
@@ -50,7 +56,7 @@ def test_loss_is_that_of_heads_refitted_without_the_held_out_pairs(copies: bool)
 def test_no_equal_ridge_with_any_power_or_scale_is_better() -> None:
     x, y = noisy(80)
     selection = sr.select_cca(x, y)
-    parts = folds("test", x, None, 4, 2000, torch.Generator().manual_seed(0))
+    parts = parts_of(x, None, seed=0)
     for both, power in itertools.product(RIDGES, POWERS):
         losses = []
         for kept, out in parts:
@@ -69,7 +75,7 @@ def test_more_noise_asks_for_more_shrinking() -> None:
 
 def test_ids_stay_together_and_folds_cover_every_row_once() -> None:
     x, ids = normal(90, 3, seed=0), torch.arange(90) // 3
-    parts = folds("test", x, ids, 4, 2000, torch.Generator().manual_seed(1))
+    parts = parts_of(x, ids, seed=1)
     assert sorted(torch.cat([out for _, out in parts]).tolist()) == list(range(90))
     for kept, out in parts:
         assert not set(ids[kept].tolist()) & set(ids[out].tolist())

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -20,6 +21,11 @@ def noise(n, d, seed):
 
 def layers(count, n=60, d=6, seed=0):
     return [noise(n, d + l, seed + l) for l in range(count)]
+
+
+def one_hot(n, classes, seed):
+    g = torch.Generator().manual_seed(seed)
+    return torch.eye(classes)[torch.randint(classes, (n,), generator=g)]
 
 
 def planted(n=200, gap=2, seed=0):
@@ -69,7 +75,7 @@ def test_a_constant_or_nan_layer_spoils_its_own_pairs_alone(metric):
     [
         ({"xs": []}, ValueError, "expected xs with at least one layer, got none"),
         ({"xs": noise(9, 2, 0)}, TypeError, "expected xs to be a list of tensors or a mapping"),
-        ({"ys": [noise(9, 2, 0), 3]}, TypeError, r"expected ys\[1\] to be a tensor, got int"),
+        ({"ys": [noise(9, 2, 0), 3]}, TypeError, r"ys\[1\] to be an array or a tensor, got int"),
         ({"ys": {"late": noise(9, 2, 0)[0]}}, ValueError, r"ys\['late'\] of shape \(n, d\)"),
         ({"ys": [noise(8, 2, 0)]}, ValueError, "all layers with the same number of rows"),
         ({"metric": "mutual"}, ValueError, "expected metric to be one of 'mutual_knn'"),
@@ -116,6 +122,29 @@ def test_p_value_of_counts_is_never_too_small():
     excess = (p[:, None] <= at + 1e-9).mean(0) - at
     assert excess.max() < 1.22 / math.sqrt(200)  # one-sided, 5 %
     assert excess.min() > -0.25
+
+
+def groups(n, count, seed):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 5, generator=g)[torch.randint(count, (n,), generator=g)]
+
+
+@pytest.mark.parametrize("rows", [one_hot, groups])
+def test_p_values_of_tied_rows_are_uniform_under_independence(rows):
+    """Kolmogorov-Smirnov test at the 1 % level, on the 20 values that p can take."""
+    p = []
+    for seed in range(40):
+        xs, ys = ([torch.ones(48, 2), rows(48, 3, 2 * seed + side)] for side in (0, 1))
+        shuffles = [
+            torch.randperm(48, generator=torch.Generator().manual_seed(s)) for s in range(19)
+        ]
+        found = measure(Comparison("test", "mutual_knn", 6), xs, ys, torch.stack(shuffles))
+        result = significance(found.scores[0], found.scores[1:], found.chance)
+        assert result.scores.isnan().tolist() == [[True, True], [True, False]]
+        p.append(result.p_values[1, 1].item())
+    at = np.arange(1, 21) / 20
+    distance = np.abs((np.array(p)[:, None] <= at + 1e-9).mean(0) - at).max()
+    assert distance < 1.63 / math.sqrt(len(p))
 
 
 def test_p_values_from_their_definition():
@@ -241,7 +270,8 @@ def test_chance_is_called_chance():
         (layers(2, 12), layers(2, 12, seed=5), {"k": 11}, "k = 11 takes all other rows"),
         (layers(2, 12), layers(2, 12, seed=5), {"k": 5}, "too few samples for k"),
         (layers(2), layers(2, seed=5), {"permutations": 10}, "cannot show p <= 0.05; use 200"),
-        ([torch.ones(60, 3), noise(60, 3, 1)], layers(2, seed=5), {}, r"100% of the rows \(0\)"),
+        ([one_hot(60, 2, 0), noise(60, 3, 1)], layers(2, seed=5), {}, r"100% of the rows \(0\)"),
+        ([torch.ones(60, 3), noise(60, 3, 1)], layers(2, seed=5), {}, "^0 is constant in x: all"),
         (
             [x.repeat(2, 1) for x in layers(2)],
             layers(2, 120, seed=5),
@@ -259,6 +289,46 @@ def test_chance_is_called_chance():
 def test_warnings(xs, ys, options, words):
     report = sr.select_layers(xs, ys, **{"permutations": 20} | options)
     assert any(re.search(words, warning) for warning in report.warnings), report.warnings
+
+
+def first_entries(x, y):
+    assert (x != x[0]).any()
+    assert (y != y[0]).any()
+    return (x[:, 0] * y[:, 0]).mean()
+
+
+@pytest.mark.parametrize("metric", ["mutual_knn", "cknna", "cka", "rv", "rsa", first_entries])
+def test_a_constant_layer_is_never_chosen(metric):
+    """Scores, chance and calibration of the other layers are those without it."""
+    xs, ys = planted(80)
+    constant = noise(1, 6, 3).expand(80, 6)
+    options = {"metric": metric, "permutations": 20}
+    alone = sr.select_layers(xs, ys, **options)
+    for place in (0, 3):
+        more = {f"hidden_states.{l}": x for l, x in enumerate([*xs[:place], constant, *xs[place:]])}
+        kept = [row for row in range(4) if row != place]
+        report = sr.select_layers(more, [constant, *ys], **options)
+        assert (report.x_layer in kept, report.y_layer > 0) == (True, True)
+        words = (f"hidden_states.{place} is constant in x", "0 is constant in y")
+        assert all(any(w.startswith(word) for w in report.warnings) for word in words)
+        for grid in ("scores", "chance", "p_values", "q_values", "calibrated"):
+            found, expected = getattr(report, grid), getattr(alone, grid)
+            torch.testing.assert_close(found[kept][:, 1:], expected, rtol=0, atol=2e-6)
+            assert found[place].isnan().all()
+            assert found[:, 0].isnan().all()
+        if place == 3:
+            assert math.isnan(report.last_score)
+            assert math.isnan(report.gain)
+            assert "the last pair has no score" in str(report)
+            assert not any("nan" in warning for warning in report.warnings)
+        else:
+            assert report.gain_error == pytest.approx(alone.gain_error, abs=1e-6)
+
+
+def test_a_layer_that_rounding_alone_varies_is_constant():
+    wobble = torch.ones(60, 4) * (1 + 1e-7 * noise(60, 1, 0).sign())
+    for metric in METRICS:
+        assert sr.layer_similarity([wobble], layers(1), metric=metric).isnan().all()
 
 
 def test_no_score_at_all_is_refused():
@@ -293,6 +363,35 @@ def test_max_samples_and_generator():
     before = torch.get_rng_state()
     sr.select_layers(xs, ys, permutations=5)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_report_in_a_notebook():
+    xs, ys = planted()
+    report = sr.select_layers({f"<{l}>": x for l, x in enumerate(xs)}, ys, permutations=20)
+    assert repr(report) == str(report)
+    assert isinstance(report.p_value, float)
+    assert repr(report.p_value) == repr(1 / 21)
+    page = report._repr_html_()
+    assert len(page) < 2000
+    ElementTree.fromstring(f"<div>{page}</div>")
+    for text in ("<td>best</td><td>&lt;1&gt;</td><td>2</td>", "<p>gain over"):
+        assert text in page
+
+
+def test_axes_say_which_side_they_are_of():
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    xs, ys = planted()
+    report = sr.select_layers({f"image.{l}": x for l, x in enumerate(xs)}, ys, permutations=20)
+    ax = report.plot()
+    assert (ax.get_ylabel(), ax.get_xlabel()) == ("layer of x (image)", "layer of y")
+    assert not any(len(dots.get_offsets()) for dots in ax.collections)
+    ax = report.plot(x_label="ViT", y_label="BERT", significant=True)
+    assert (ax.get_ylabel(), ax.get_xlabel()) == ("ViT", "BERT")
+    dots = [dot for dot in ax.collections if len(dot.get_offsets()) == 1]
+    assert dots[0].get_offsets()[0].round().tolist() == [2, 1]  # the planted pair
+    assert "dots: p ≤ 0.05" in ax.get_title(loc="left")
+    matplotlib.pyplot.close("all")
 
 
 def test_report_in_text_numbers_and_colour():

@@ -182,7 +182,7 @@ def test_inputs_stay_as_they_are() -> None:
         ((torch.ones(9, 2), torch.ones(8, 2)), {}, ValueError, "same number of rows, got 9 and 8"),
         ((torch.ones(9, 2), torch.ones(9, 2)), {"kernel": "cosine"}, ValueError, "'linear', 'rbf'"),
         ((torch.ones(9, 2).long(), torch.ones(9, 2)), {}, TypeError, "expected x in float16"),
-        (([[1.0]], torch.ones(9, 2)), {}, TypeError, "expected x to be a tensor, got list"),
+        (({"x": 1.0}, torch.ones(9, 2)), {}, TypeError, "x to be an array or a tensor, got dict"),
     ],
 )
 def test_refuses(

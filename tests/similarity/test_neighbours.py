@@ -285,11 +285,87 @@ def test_k_is_a_count_or_a_rule(k, error, match):
     [
         (None, 1000, 20), (None, 5000, 35), ("rice", 1331, 22), ("rice", 5000, 35),
         ("sqrt", 5000, 71), ("sqrt", 4900, 70), ("sturges", 5000, 14), ("sturges", 1024, 11),
+        ("rice", 27, 6), ("rice", 28, 7), ("sturges", 1025, 12), ("sqrt", 4901, 71),
         (17, 5000, 17),
     ],
 )  # fmt: skip
 def test_rules(rule, n, k):
     assert neighbourhood_size("mutual_knn", rule, n) == k
+
+
+def test_rules_are_exact_in_integers():
+    """Each k is the smallest that meets the rule, in arithmetic without rounding."""
+    cubes = [m**3 + e for m in range(3, 101) for e in (-1, 0, 1)]
+    for n in [*range(8, 3000), *cubes, *(m * m + 1 for m in range(55, 1000)), 2**19, 2**19 + 1]:
+        rice, sqrt, sturges = (
+            neighbourhood_size("mutual_knn", rule, n) for rule in ("rice", "sqrt", "sturges")
+        )
+        assert (rice - 1) ** 3 < 8 * n <= rice**3
+        assert (sqrt - 1) ** 2 < n <= sqrt**2
+        assert 2 ** (sturges - 2) < n <= 2 ** (sturges - 1)
+
+
+# ---------------------------------------------------------------- ties
+
+
+def one_hot(n, classes, seed):
+    g = torch.Generator().manual_seed(seed)
+    return torch.eye(classes)[torch.randint(classes, (n,), generator=g)]
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("name", ["mutual_knn", "jaccard_knn", "cycle_knn", "cknna"])
+def test_unrelated_classes_score_chance(name, classes):
+    """The row index, which both sides share, must not decide which of the tied rows are near."""
+    x, y = one_hot(120, classes, 0), one_hot(120, classes, 1)
+    expected = oracles.mean_over_ties(getattr(oracles, name), x.numpy(), y.numpy(), 8, draws=15)
+    assert getattr(sr, name)(x, y, k=8).item() == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_multiples_of_a_row_are_ties(dtype):
+    classes, factors = one_hot(80, 4, 0).to(dtype) @ features(4, 33, 1, dtype), features(80, 1, 2)
+    copies = classes * factors.exp().to(dtype)
+    assert sr.tie_fraction(copies, k=6) == sr.tie_fraction(classes, k=6) == 1
+    one_direction = features(1, 33, dtype=dtype) * factors.exp().to(dtype)
+    assert sr.mutual_knn(one_direction, copies).isnan()
+    assert sr.mutual_knn(-one_direction, copies).isnan()
+    assert not sr.mutual_knn(factors.to(dtype) * one_direction, copies).isnan()  # two directions
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tied_scores_are_reproducible_and_do_not_depend_on_the_tiles(name):
+    x, y = one_hot(90, 3, 0), one_hot(90, 4, 1)
+    state = torch.get_rng_state()
+    score = getattr(sr, name)(x, y, k=6)
+    with sr.tile_budget(0.01):
+        assert getattr(sr, name)(x, y, k=6).item() == pytest.approx(score.item(), abs=1e-6)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_every_tied_row_is_as_likely_a_neighbour():
+    """The counts of 2,000 draws of 5 among 39 equal rows, by their chi-squared statistic."""
+    counts = torch.zeros(2, 60)
+    for seed in range(50):
+        g = torch.Generator().manual_seed(seed)
+        equal = (torch.randperm(60, generator=g)[:40]).sort().values
+        rows = torch.eye(2)[1:].repeat(60, 1)
+        rows[equal] = torch.eye(2)[0]
+        place = torch.full((60,), 59).scatter(0, equal, torch.arange(40))  # among the equal rows
+        for side in (0, 1):
+            near = place[nearest(rows, 5, side).rows[equal].long()]
+            counts[side] += torch.bincount(near.flatten(), minlength=60)
+    assert not counts[:, 40:].any()
+    expected = 50 * 40 * 5 / 40
+    statistic = ((counts[:, :40] - expected).square() / expected).sum(1)
+    assert statistic.max() < 76  # p = 0.0003 with 39 degrees of freedom
+
+
+def test_neighbours_without_ties_do_not_depend_on_the_side():
+    x = features(300, 12, dtype=torch.float32)
+    assert torch.equal(nearest(x, 9, 0).rows, nearest(x, 9, 1).rows)
+    copies = one_hot(60, 3, 0)
+    assert not torch.equal(nearest(copies, 9, 0).rows, nearest(copies, 9, 1).rows)
 
 
 def test_rice_is_refused_where_it_asks_for_every_row():
