@@ -28,6 +28,7 @@ PARTS = {
         "--plot",
         "docs/anchor_bank.png",
     ],
+    "Search in a gallery": ["benchmarks/search.py"],
     "Import time": ["benchmarks/startup.py"],
 }
 

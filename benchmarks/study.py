@@ -30,7 +30,9 @@ from tqdm import tqdm
 
 from structure_reg import Aligner, StructureLoss, released_aligner, retrieval, select_layers
 from structure_reg.training.batches import Pairs
+from structure_reg.training.data import HeldOut
 from structure_reg.training.loop import train
+from structure_reg.training.options import checked_options
 from structure_reg.training.side import Side, scaling
 from structure_reg.training.start import starting_objective
 from structure_reg.training.validation import validator
@@ -136,10 +138,10 @@ def trained(aligner: Aligner, pairs: Pairs, val: Pairs, test: Pairs) -> dict[str
         Pairs(*(side.scaled(z) for side, z in zip(sides, p[:2], strict=True)), p.ids)
         for p in (pairs, val, test)
     )
-    start, training = aligner._options()
+    start, training = checked_options(aligner.get_params())
     torch.manual_seed(training.seed)
     objective = starting_objective(pairs, start, training.batch_size)
-    on_val = validator(objective, val, training.monitor)
+    on_val = validator(objective, HeldOut(val.x, val.y, val.ids), training.monitor)
     heads = objective.head_x, objective.head_y
     on_test: list[float] = []
 

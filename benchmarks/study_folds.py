@@ -39,6 +39,7 @@ from structure_reg.training.augmentation import add_noise
 from structure_reg.training.batches import Batch, Pairs
 from structure_reg.training.loop import train
 from structure_reg.training.objective import Objective, Terms
+from structure_reg.training.options import checked_options
 from structure_reg.training.side import Side, scaling
 from structure_reg.training.start import starting_objective
 
@@ -201,7 +202,8 @@ def main() -> None:
             note(fit.__name__, *fit(x, y))
         pairs = Pairs(x, y, s.ids[rows])
         torch.manual_seed(0)
-        options, training = Aligner(structure_weight=0, noise=0, epochs=STEPS)._options()
+        plain = Aligner(structure_weight=0, noise=0, epochs=STEPS)
+        options, training = checked_options(plain.get_params())
         start = starting_objective(pairs, options, training.batch_size)
         note("start", start.head_x, start.head_y)
         for o in SETTINGS:

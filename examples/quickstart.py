@@ -31,14 +31,35 @@ from structure_reg import (
     structure_loss,
 )
 
-parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-parser.add_argument("--image", default="image_dino", choices=["image_dino", "image_effnet"])
-parser.add_argument("--text", default="text_minilm", choices=["text_minilm"])
-parser.add_argument("--seeds", type=int, default=3)
-parser.add_argument("--steps", type=int, default=150)
-parser.add_argument("--weight", type=float, default=5.0, help="weight of STRUCTURE on each side")
-parser.add_argument("--temperature", type=float, default=0.2, help="temperature of STRUCTURE")
-parser.add_argument("--output", type=Path, default=Path("outputs/quickstart.png"))
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
+parser.add_argument(
+    "--image",
+    default="image_dino",
+    choices=["image_dino", "image_effnet"],
+    help="image encoder: a ViT-S/14 (default) or an EfficientNet-Lite0",
+)
+parser.add_argument("--text", default="text_minilm", choices=["text_minilm"], help="text encoder")
+parser.add_argument(
+    "--seeds", type=int, default=3, help="number of random seeds; default: %(default)s"
+)
+parser.add_argument("--steps", type=int, default=150, help="training steps; default: %(default)s")
+parser.add_argument(
+    "--weight",
+    type=float,
+    default=5.0,
+    help="weight of STRUCTURE on each side; default: %(default)s",
+)
+parser.add_argument(
+    "--temperature", type=float, default=0.2, help="temperature of STRUCTURE; default: %(default)s"
+)
+parser.add_argument(
+    "--output",
+    type=Path,
+    default=Path("outputs/quickstart.png"),
+    help="picture to write; default: %(default)s",
+)
 args = parser.parse_args()
 
 # %% Real features: every stored layer of both encoders, one row per pair

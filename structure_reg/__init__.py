@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from structure_reg._tiles import tile_budget
+from structure_reg.evaluation.csls import local_scaling
 from structure_reg.evaluation.hypersphere import alignment, modality_gap, uniformity
 from structure_reg.evaluation.neighbourhood import (
     continuity,
@@ -10,6 +11,7 @@ from structure_reg.evaluation.neighbourhood import (
     trustworthiness,
 )
 from structure_reg.evaluation.retrieval import Retrieval, RetrievalDirection, retrieval
+from structure_reg.evaluation.search import SearchResult, search
 from structure_reg.evaluation.zero_shot import ZeroShot, class_embeddings, zero_shot
 from structure_reg.features.extraction import extract_features
 from structure_reg.features.freezing import freeze
@@ -53,6 +55,7 @@ from structure_reg.similarity.streaming import CKA
 from structure_reg.similarity.ties import tie_fraction
 from structure_reg.training.aligner import Aligner
 from structure_reg.training.released import released_aligner
+from structure_reg.training.side import Side
 
 __version__ = version("structure-reg")
 
@@ -75,6 +78,8 @@ __all__ = [
     "ResidualHead",
     "Retrieval",
     "RetrievalDirection",
+    "SearchResult",
+    "Side",
     "SigLipLoss",
     "StructureDiagnostics",
     "StructureLoss",
@@ -102,6 +107,7 @@ __all__ = [
     "layer_similarity",
     "lcs_knn",
     "load_heads",
+    "local_scaling",
     "log_transition_matrix",
     "merge_stores",
     "modality_gap",
@@ -115,6 +121,7 @@ __all__ = [
     "rsa",
     "rv",
     "save_heads",
+    "search",
     "select_cca",
     "select_layers",
     "siglip_loss",

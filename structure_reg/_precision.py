@@ -32,8 +32,15 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
+def saveable(x: Tensor) -> Tensor:
+    """x, or a copy outside inference mode of a tensor made in it: autograd saves no others."""
+    if torch.compiler.is_compiling() or torch.is_inference_mode_enabled() or not x.is_inference():
+        return x
+    return x.clone()
+
+
 def scalar_tensor(value: float | Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A number, or a tensor of one element and any dtype, as a 0-d tensor."""
     if isinstance(value, Tensor):
-        return value.to(device, dtype).reshape(())
+        return saveable(value.to(device, dtype).reshape(()))
     return torch.full((), value, dtype=dtype, device=device)

@@ -47,14 +47,27 @@ def ranking_measures(relevant: Sequence[bool], ks: Sequence[int]) -> list[float]
     ]
 
 
-def retrieval(x: Array, y: Array, ids: Array, y_ids: Array, ks: Sequence[int]) -> Array:
-    """The measures of x -> y, then the median rank and the number of queries."""
+def local_scaling(x: Array, bank: Array, k: int = 10) -> Array:
+    """Mean cosine to the k nearest rows of the bank."""
+    return np.sort(unit_rows(x) @ unit_rows(bank).T, 1)[:, -k:].mean(1)
+
+
+def csls(x: Array, y: Array, x_bank: Array, y_bank: Array, k: int = 10) -> Array:
+    """Conneau et al., equation 3: 2 cos(x, y) - r_Y(x) - r_X(y) of all pairs."""
     cosines = unit_rows(x) @ unit_rows(y).T
+    return 2 * cosines - local_scaling(x, y_bank, k)[:, None] - local_scaling(y, x_bank, k)
+
+
+def retrieval(
+    x: Array, y: Array, ids: Array, y_ids: Array, ks: Sequence[int], scores: Array | None = None
+) -> Array:
+    """The measures of x -> y, then the median rank and the number of queries."""
+    scores = unit_rows(x) @ unit_rows(y).T if scores is None else scores
     by_query = []
-    for i, scores in enumerate(cosines):
+    for i, of_query in enumerate(scores):
         positive = y_ids == ids[i]
         if positive.any():
-            all_orders = relevance_orders(scores, positive)
+            all_orders = relevance_orders(of_query, positive)
             by_query.append(np.mean([ranking_measures(r, ks) for r in all_orders], 0))
     means = np.mean(by_query, 0)
     return np.array([*means, np.median([row[-1] for row in by_query]), len(by_query)])

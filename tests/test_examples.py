@@ -1,4 +1,4 @@
-"""Every example runs on the real features that are kept with it, cut short."""
+"""Every example runs on the real features that are kept with it, cut short, from any folder."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def run(*command: str) -> str:
+def run(cwd: Path, script: str, *options: str) -> str:
+    """Run a script of the repository from another folder; `options` are relative to that."""
     environment = {**os.environ, "MPLBACKEND": "agg", "PYTHONWARNINGS": "error"}
     result = subprocess.run(
-        [sys.executable, *command],
-        cwd=ROOT,
+        [sys.executable, str(ROOT / script), *options],
+        cwd=cwd,
         env=environment,
         capture_output=True,
         text=True,
@@ -29,8 +30,8 @@ def run(*command: str) -> str:
 @pytest.mark.parametrize("image", ["image_dino", "image_effnet"])
 def test_quickstart(image: str, tmp_path: Path) -> None:
     picture = tmp_path / "new" / "quickstart.png"
-    short = ("--seeds", "2", "--steps", "2", "--output", str(picture))
-    printed = run("examples/quickstart.py", "--image", image, *short)
+    short = ("--seeds", "2", "--steps", "2", "--output", "new/quickstart.png")
+    printed = run(tmp_path, "examples/quickstart.py", "--image", image, *short)
     assert picture.stat().st_size > 10_000
     assert "selected" in printed
     assert "+ STRUCTURE" in printed
@@ -38,10 +39,17 @@ def test_quickstart(image: str, tmp_path: Path) -> None:
 
 
 def test_choose_layers(tmp_path: Path) -> None:
-    picture = tmp_path / "layers.png"
-    printed = run("examples/choose_layers.py", "--permutations", "20", "--output", str(picture))
-    assert picture.stat().st_size > 10_000
+    features = os.path.relpath(ROOT / "examples/data/openclipart.safetensors", tmp_path)
+    options = ("--features", features, "--permutations", "20", "--output", "layers.png")
+    printed = run(tmp_path, "examples/choose_layers.py", *options)
+    assert (tmp_path / "layers.png").stat().st_size > 10_000
     assert "gain over the last pair" in printed
+
+
+def test_what_reads_stored_pairs_runs_from_any_folder(tmp_path: Path) -> None:
+    printed = run(tmp_path, "examples/integrations/plain_loop.py", "--epochs", "1")
+    assert "CLIP + STRUCTURE" in printed
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_kept_features_are_those_described() -> None:

@@ -49,6 +49,9 @@ def load(name: str, modality: str, *, root: Path, fit: str, revision: str | None
         source = str(folder)
     elif name.startswith(("hf:", "timm:")):
         library, source = name.split(":", 1)
+        if folder := local(source):
+            source = str(folder)
+            name = f"{library}:{source}"  # the same name from wherever it was called
         if library == "timm":
             return of_timm(name, source, fit, revision)
     else:
@@ -57,6 +60,20 @@ def load(name: str, modality: str, *, root: Path, fit: str, revision: str | None
         )
     make = image_of_hugging_face if modality == "image" else text_of_hugging_face
     return make(name, source, fit, revision)
+
+
+def local(source: str) -> Path | None:
+    """The folder that a source names, if there is one; a shell leaves the ~ of hf:~/NAME."""
+    folder = Path(source).expanduser()
+    return folder.resolve() if folder.is_dir() else None
+
+
+def source_of(name: str) -> str:
+    """Name of an encoder without hf: or timm:, and that of a local folder without its parents."""
+    if not name.startswith(("hf:", "timm:")):
+        return name
+    source = name.split(":", 1)[1]
+    return folder.name if (folder := local(source)) else source.strip("/")
 
 
 def patches(x: Tensor, mask: Tensor | None, *, prefix: int = 1) -> Tensor:  # noqa: ARG001

@@ -139,7 +139,7 @@ def evaluated(folder: Path, overrides: list[str], root: Path) -> dict[str, Any]:
         **{key: record[key] for key in ("label", "grid", "layer pair", "layers", "seed", "pairs")},
         "retrieval": {
             name: retrieved(aligner, of, layers, run)
-            for name, of in {Path(run["data"]["pairs"]).parent.name: own, **sets}.items()
+            for name, of in {results.folder_name(root / run["data"]["pairs"]): own, **sets}.items()
         },
         "zero-shot": {
             name: classified(aligner, name, layers, run, root)
@@ -168,7 +168,8 @@ def tables(records: list[dict[str, Any]]) -> str:
     alike: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for record in records:
         alike[repr((list(record["retrieval"]), list(record["zero-shot"])))].append(record)
-    return "\n\n".join(table(group) for group in alike.values())
+    legend = "mR: mean of R@k in both directions; top-1: zero-shot accuracy; in %, ± over seeds"
+    return "\n\n".join([*(table(group) for group in alike.values()), legend])
 
 
 def table(records: list[dict[str, Any]]) -> str:
@@ -191,12 +192,23 @@ def table(records: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("runs", type=Path, help="the output of train_alignment.py")
-    parser.add_argument(
-        "--set", nargs="*", default=[], metavar="KEY=VALUE", help="evaluation.ks=[1]"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--root", type=Path, default=Path("data"))
+    parser.add_argument("runs", type=Path, help="folder that train_alignment.py wrote to")
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="replace settings, for example evaluation.ks=[1]",
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path("data"),
+        help="folder of tables and features; default: %(default)s",
+    )
     args = parser.parse_args()
     folders = sorted((path.parent for path in args.runs.rglob("result.json")), key=by_number)
     if not folders:

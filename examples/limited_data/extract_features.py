@@ -31,6 +31,7 @@ import encoders
 import torch
 import torch.distributed as dist
 from pictures import FITS
+from results import folder_name, named
 from tables import Pair, read_pairs
 
 from structure_reg import FeatureStore, extract_features, merge_stores
@@ -39,28 +40,67 @@ HERE = Path(__file__).parent
 
 
 def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("table", type=Path, help="pairs.csv written by prepare_data.py")
     parser.add_argument(
-        "--encoder", required=True, help="; ".join(encoders.PACKAGED) + "; hf:, timm:"
+        "--encoder",
+        required=True,
+        help=f"{', '.join(encoders.PACKAGED)}, hf:NAME or timm:NAME; NAME may be a local folder",
     )
-    parser.add_argument("--side", choices=("image", "text"), help="modality of the encoder")
-    parser.add_argument("--root", type=Path, default=Path("data"))
-    parser.add_argument("--name", help="name of the store; by default set and encoder")
-    parser.add_argument("--layers", nargs="+", default=["all"])
     parser.add_argument(
-        "--rows", default="all", help="all, or a number of pictures of the train split"
+        "--side", choices=("image", "text"), help="what the encoder reads; needed with hf:"
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path("data"),
+        help="folder of encoders and features; default: %(default)s",
+    )
+    parser.add_argument(
+        "--name", help="name of the store below ROOT/features; default: SET/ENCODER"
+    )
+    parser.add_argument(
+        "--layers",
+        nargs="+",
+        default=["all"],
+        help="names or numbers of hidden states; default: all layers",
+    )
+    parser.add_argument(
+        "--rows", default="all", help="all (default), or a number of pictures of the train split"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the sample")
-    parser.add_argument("--pool", choices=("cls", "mean", "last", "patches"))
-    parser.add_argument("--fit", choices=FITS, default="contain", help="use crop for photographs")
     parser.add_argument(
-        "--prompts", action="store_true", help="encode the groups, not the captions"
+        "--pool",
+        choices=("cls", "mean", "last", "patches"),
+        help="how the tokens of a layer become one row; default: the usual way of the encoder",
     )
-    parser.add_argument("--templates", type=Path, default=HERE / "prompts.txt")
-    parser.add_argument("--revision")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16")
+    parser.add_argument(
+        "--fit",
+        choices=FITS,
+        default="contain",
+        help="contain (default) shows whole drawings; use crop for photographs",
+    )
+    parser.add_argument(
+        "--prompts",
+        action="store_true",
+        help="encode prompts of the class names (the groups), not the captions",
+    )
+    parser.add_argument(
+        "--templates",
+        type=Path,
+        default=HERE / "prompts.txt",
+        help="file of prompts with {label}; default: prompts.txt of this folder",
+    )
+    parser.add_argument("--revision", help="branch, tag or commit on the hub")
+    parser.add_argument("--batch-size", type=int, default=64, help="default: %(default)s")
+    parser.add_argument(
+        "--dtype",
+        choices=("float16", "bfloat16", "float32"),
+        default="float16",
+        help="type of the stored features; default: %(default)s",
+    )
     return parser.parse_args()
 
 
@@ -74,6 +114,12 @@ def side_of(args: argparse.Namespace) -> str:
     if side is None:
         raise SystemExit(f"{args.encoder}: expected --side image or text, got neither")
     return side
+
+
+def store_name(args: argparse.Namespace) -> str:
+    """Default name of a store: its encoder, and whether it has prompts or a sample."""
+    of = "-prompts" if args.prompts else "-sample" if args.rows != "all" else ""
+    return encoders.source_of(args.encoder).replace("/", "--") + of
 
 
 def sample(pairs: Sequence[Pair], rows: str, seed: int) -> list[int]:
@@ -98,7 +144,9 @@ def inputs_of(
 ) -> tuple[list[str | int], list[Any]]:
     """Id and input of each row: each picture once, captions as in the table, or prompts."""
     if args.prompts:
-        templates = [t for t in args.templates.read_text().splitlines() if "{label}" in t]
+        templates = [
+            t for t in args.templates.read_text(encoding="utf-8").splitlines() if "{label}" in t
+        ]
         labels = list(dict.fromkeys(pair.group for pair in pairs))
         ids = [f"{label}|{number}" for label in labels for number in range(len(templates))]
         return [*ids], [template.format(label=label) for label in labels for template in templates]
@@ -141,15 +189,12 @@ def main() -> None:
     layers = encoder.layers if layers == ["all"] else layers
     pool = encoders.patches if args.pool == "patches" else args.pool or encoder.pool
 
-    default = (
-        f"{args.table.parent.name}/{args.encoder.split(':')[-1].strip('/').replace('/', '--')}"
-    )
-    default += "-prompts" if args.prompts else "-sample" if args.rows != "all" else ""
-    path = args.root / "features" / (args.name or default)
+    table = folder_name(args.table)
+    path = named(args.root / "features", args.name or f"{table}/{store_name(args)}")
     # The manifest records how a store was made; a store is rejected if any of it has changed.
     text = "\n".join(str(one if side == "text" else one.name) for one in inputs)
     facts = encoder.preprocessing | {
-        "table": args.table.parent.name,
+        "table": table,
         "inputs": crc32(text.encode()),
     }
 

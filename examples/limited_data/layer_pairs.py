@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -14,9 +13,10 @@ from torch import Tensor
 
 from structure_reg import layer_similarity, select_layers
 from structure_reg.layers.grid import CKA_METRICS, KNN_METRICS
-from structure_reg.layers.plotting import heat_map
+from structure_reg.layers.plotting import Marks, Side, heat_map
 
 BINS = 5
+FEWEST = 8  # pairs that select_layers needs
 LayerPair = tuple[str, str]
 
 
@@ -28,7 +28,7 @@ class LayerScores(NamedTuple):
     texts: tuple[str, ...]
     summary: dict[str, Any]
     text: str
-    plot: Callable[[Any], Any]
+    plot: Callable[..., Any]  # (ax, x_label=, y_label=)
 
     def pair(self, flat: int) -> LayerPair:
         """Names of the layers at a position of the flattened scores."""
@@ -43,6 +43,11 @@ def score_pairs(features: Features, rows: Tensor, selection: Mapping[str, Any]) 
     others that would take one evaluation per pair of layers and permutation, so they are only
     scored.
     """
+    if len(rows) < FEWEST:
+        raise SystemExit(
+            f"selection: expected at least {FEWEST} training pairs that do not repeat, got "
+            f"{len(rows)}; selection.layers=last needs none"
+        )
     rows = subsample(rows, min(len(rows), selection["max_samples"]), seed=0)
     images = {layer: features.x(layer, rows) for layer in features.images}
     texts = {layer: features.y(layer, rows) for layer in features.texts}
@@ -69,16 +74,19 @@ def without_chance(
     )
     summary = {"metric": metric, "x_names": images, "y_names": texts,
                "scores": scores.tolist(), "samples": samples}  # fmt: skip
-    plot = partial(
-        heat_map,
-        scores=scores,
-        x_names=images,
-        y_names=texts,
-        best=(i, j),
-        lowest=scores.nan_to_num(torch.inf).min().item(),
-        label=metric,
-        title=f"best {best:.3g} (red), last {last:.3g}",
-    )
+
+    def plot(ax: Any, *, x_label: str, y_label: str) -> Any:
+        return heat_map(
+            ax,
+            scores,
+            Side(images, x_label, ""),
+            Side(texts, y_label, ""),
+            Marks((i, j), (len(images) - 1, len(texts) - 1), None),
+            lowest=scores.nan_to_num(torch.inf).min().item(),
+            label=metric,
+            title=f"best {best:.3g} (red), last {last:.3g}",
+        )
+
     return LayerScores(scores, images, texts, summary, text, plot)
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tables import Pair, check_columns, listed, split_of, write_pairs
+from splits import with_splits
+from tables import Pair, check_columns, listed, write_pairs
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 KARPATHY = {"train": "train", "restval": "train", "val": "val", "test": "test"}
@@ -77,7 +78,7 @@ def coco(annotations: Path | None, images: Path, folder: Path, *, split_file: Pa
     return write_pairs(folder / "pairs.csv", pairs)
 
 
-def flickr30k(captions: Path, images: Path, folder: Path) -> None:
+def flickr30k(captions: Path, images: Path, folder: Path, *, straddle: bool = False) -> None:
     """Read Karpathy's JSON with its splits, or results.csv or .token, which have none."""
     if captions.suffix == ".json":
         pairs = list(karpathy(captions, images, prefix="flickr"))
@@ -100,8 +101,8 @@ def flickr30k(captions: Path, images: Path, folder: Path) -> None:
     pairs = []
     for name, caption in found:
         identity = f"flickr/{Path(name).stem}"
-        split = split_of(identity, validation=4, test=4)
-        pairs.append(Pair(images / name, tidy(caption), identity, identity, split))
+        pairs.append(Pair(images / name, tidy(caption), identity, identity, ""))
+    pairs = with_splits(pairs, straddle=straddle, validation=4, test=4)
     return write_pairs(folder / "pairs.csv", pairs)
 
 
@@ -126,27 +127,45 @@ def image_folder(
     write_pairs(folder / "pairs.csv", pairs)
 
 
-def table(path: Path, images: Path | None, folder: Path, columns: Mapping[str, str]) -> None:
+def table(
+    path: Path,
+    images: Path | None,
+    folder: Path,
+    columns: Mapping[str, str],
+    *,
+    straddle: bool = False,
+) -> None:
     """Read any table with a path and a caption, or a list of captions, per line.
 
-    A missing id is the path, a missing group is the id, and a missing split is derived from a
-    checksum of the group.
+    A missing id is the path. A missing group joins rows with the same id, caption or picture, and a
+    missing split is derived from a checksum of the group. Captions and pictures that occur in
+    several groups get one split too, unless `straddle`. Given splits stay.
     """
     rows, names = read_table(path)
-    check_columns(path, [columns["path"], columns["caption"]], names)
+    asked = [name for column, name in columns.items() if name != column]
+    check_columns(path, dict.fromkeys([columns["path"], columns["caption"], *asked]), names)
     images, pairs = images or path.parent, []
-    for row in rows:
-        name = str(row[columns["path"]])
-        identity = str(row.get(columns["id"]) or name)
-        group = str(row.get(columns["group"]) or identity)
-        split = str(row.get(columns["split"]) or split_of(group))
+    for number, row in enumerate(rows, 1):
+        name, identity, group, split = (
+            cell(row.get(columns[column])) for column in ("path", "id", "group", "split")
+        )
         captions = row[columns["caption"]]
         for caption in captions if isinstance(captions, list) else [captions]:
-            pairs.append(Pair(images / name, tidy(str(caption)), identity, group, split))
-    strange = {pair.split for pair in pairs} - {"train", "val", "test"}
+            if not (name and cell(caption)):
+                raise SystemExit(
+                    f"{path}: expected a picture and a caption in every row, got none in "
+                    f"row {number}"
+                )
+            pairs.append(Pair(images / name, tidy(cell(caption)), identity or name, group, split))
+    strange = {pair.split for pair in pairs} - {"train", "val", "test", ""}
     if strange:
         raise SystemExit(f"{path}: expected splits train, val and test, got {listed(strange)}")
-    write_pairs(folder / "pairs.csv", pairs)
+    write_pairs(folder / "pairs.csv", with_splits(pairs, straddle=straddle))
+
+
+def cell(value: Any) -> str:
+    """Text of a cell; empty where it is missing, which is None or NaN in parquet."""
+    return "" if value is None or value != value else str(value).strip()
 
 
 def read_table(path: Path) -> tuple[list[dict[str, Any]], Iterable[str]]:

@@ -1,4 +1,4 @@
-"""Write what every run leaves: its settings, package versions, and its figures as JSON."""
+"""Write what every run leaves, and where: settings, package versions, and figures as JSON."""
 
 from __future__ import annotations
 
@@ -31,15 +31,26 @@ def versions() -> dict[str, str]:
     return found
 
 
-def start(folder: Path, settings: dict[str, Any]) -> None:
-    """Write all settings of a run and its versions; reject a folder with another run's settings."""
-    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+def finished(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether a folder has the result of this run; reject one with the run of other settings."""
     path = folder / "settings.yaml"
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
-        raise SystemExit(f"{folder}: expected a new folder, got one with the run of other settings")
+    if path.is_file() and path.read_text(encoding="utf-8") != as_yaml(settings):
+        raise SystemExit(
+            f"{folder}: expected a new folder, got one with the run of other settings; "
+            "choose another --output, or remove the folder"
+        )
+    return (folder / "result.json").is_file()
+
+
+def start(folder: Path, settings: dict[str, Any]) -> None:
+    """Write all settings of a run and its versions."""
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    (folder / "settings.yaml").write_text(as_yaml(settings), encoding="utf-8")
     as_json(folder / "versions.json", versions())
+
+
+def as_yaml(settings: dict[str, Any]) -> str:
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
 def as_json(path: Path, content: Any) -> None:
@@ -62,6 +73,24 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-def file_name(label: str) -> str:
-    """Turn a label into a path: dots and signs of settings stay, spaces and quotes are replaced."""
-    return re.sub(r"[^\w./=+-]+", "-", label).strip("-")
+# %% Places: they are below the folder that was asked for, from wherever a command is run
+def folder_name(path: Path) -> str:
+    """Name of the folder that a file or a folder is in, however its path is written."""
+    return path.parent.resolve().name
+
+
+def below(folder: Path, label: str) -> Path:
+    """A path below the folder: its parts are those of the label, without the ones that leave it.
+
+    Dots and signs of settings stay; spaces and quotes are replaced.
+    """
+    parts = (re.sub(r"[^\w.=+-]+", "-", part).strip("-") for part in label.split("/"))
+    return folder.joinpath(*(part for part in parts if part.strip(".")))
+
+
+def named(folder: Path, name: str) -> Path:
+    """The path that an option --name names below a folder; reject a name that leads out of it."""
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise SystemExit(f"--name: expected a name below {folder}, got {name}")
+    return folder / path

@@ -2,8 +2,9 @@
 
 Each line is a pair, with the columns path, caption, id, group, split. Lines with the same id show
 the same picture, so a picture with five captions has five lines. Lines of one group stay in one
-split: the group is the concept for clip art and the label for classes. Paths are relative to the
-table's folder.
+split: the group is the concept for clip art and the label for classes. Where the splits are ours,
+lines with equal captions or pictures stay in one split too, see splits.py. Paths are relative to
+the table's folder.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
+SPLITS = ("train", "val", "test")
 COLUMNS = ("path", "caption", "id", "group", "split")
 SHOWN = 5  # names listed in a message
 
@@ -51,10 +53,33 @@ def write_pairs(table: Path, pairs: Sequence[Pair]) -> None:
             inside = path.is_relative_to(folder)
             writer.writerow([path.relative_to(folder) if inside else path, *pair[1:]])
     draft.replace(table)
-    splits = Counter(pair.split for pair in pairs)
+    count = Counter(pair.split for pair in pairs)
     pictures = len({pair.id for pair in pairs})
-    sizes = ", ".join(f"{count} {split}" for split, count in splits.items())
+    sizes = ", ".join(f"{count[split]} {split}" for split in SPLITS if count[split])
     print(f"{table}: {len(pairs)} pairs of {pictures} pictures ({sizes})")
+    for what, rows in straddling(pairs).items():
+        if rows:
+            print(f"{table}: warning: {rows} rows have a {what} that is also in another split")
+
+
+def straddling(pairs: Sequence[Pair]) -> dict[str, int]:
+    """Number of rows whose caption, and whose picture, also occurs in another split."""
+    keys: dict[str, list[Hashable]] = {
+        "caption": [spelled(pair.caption) for pair in pairs],
+        "picture": [pair.path.resolve() for pair in pairs],
+    }
+    rows = {}
+    for what, values in keys.items():
+        splits: dict[Hashable, set[str]] = {}
+        for value, pair in zip(values, pairs, strict=True):
+            splits.setdefault(value, set()).add(pair.split)
+        rows[what] = sum(len(splits[value]) > 1 for value in values)
+    return rows
+
+
+def spelled(caption: str) -> str:
+    """A caption as compared with others: without regard to case and spaces."""
+    return " ".join(caption.casefold().split())
 
 
 def read_pairs(table: Path) -> list[Pair]:
@@ -101,14 +126,20 @@ def positives(pairs: Sequence[Pair], *, by: str = "both") -> list[int]:
     captions = numbered(pair.caption for pair in pairs)
     if by != "both":
         return {"image": images, "caption": captions}[by]
-    parent = list(range(len(set(images)) + len(set(captions))))
+    return joined(images, captions)
 
-    def root(node: int) -> int:
-        while parent[node] != node:
-            parent[node] = node = parent[parent[node]]
+
+def joined(*keys: Sequence[Hashable]) -> list[int]:
+    """Number the rows so that those that a chain of equal values in any key connects share one."""
+    parent: dict[Hashable, Hashable] = {}
+
+    def root(node: Hashable) -> Hashable:
+        while (above := parent.setdefault(node, node)) != node:
+            parent[node] = node = parent[above]
         return node
 
-    captions = [len(set(images)) + caption for caption in captions]
-    for image, caption in zip(images, captions, strict=True):
-        parent[root(image)] = root(caption)
-    return numbered(root(image) for image in images)
+    rows = [list(enumerate(values)) for values in zip(*keys, strict=True)]  # a value in its key
+    for first, *others in rows:
+        for other in others:
+            parent[root(other)] = root(first)
+    return numbered(root(row[0]) for row in rows)

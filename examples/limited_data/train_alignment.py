@@ -4,10 +4,10 @@
     python train_alignment.py configs/losses_lin/*.yaml --output outputs/lin
     python train_alignment.py configs/data/pairs.yaml --set seeds=[0,1,2]
 
-Writes a folder for each combination of a file's grid, pair of layers and seed, with settings.yaml,
-versions.json, result.json with the history, curves.png, and the heads. Runs that have a result are
-skipped, so a batch of runs resumes where it was interrupted. The test split is not used here;
-evaluate.py reads it.
+Writes a folder below --output for each combination of a file's grid, pair of layers and seed, with
+settings.yaml, versions.json, result.json with the history, curves.png, and the heads. Runs that
+have a result are skipped, so a batch of runs resumes where it was interrupted. The test split is
+not used here; evaluate.py reads it.
 """
 
 # %%
@@ -115,7 +115,8 @@ def trained(
         ):
             ablations.whiten(head, z)
     seconds = time.perf_counter() - started
-    return aligner, {"pairs": len(x), "seconds": seconds, "history": aligner.history_}
+    history = {**aligner.history_, **aligner.validation_history_}
+    return aligner, {"pairs": len(x), "seconds": seconds, "history": history}
 
 
 def left(
@@ -123,33 +124,57 @@ def left(
 ) -> None:
     """Train one aligner, and write it to the folder with its settings, curves and result."""
     seed, layers = facts["seed"], facts["layers"]
-    results.start(folder, {**run, "seeds": [seed]})
+    results.start(folder, run)
     if run["aligner"].get("head") == settings.IDENTITY:  # for encoders that share a space
         record: dict[str, Any] = {"pairs": 0, "seconds": 0.0, "history": {}}
     else:
         aligner, record = trained(of, rows, layers, run, seed, root)
         aligner.save(folder / "aligner.safetensors")
     if record["history"]:
-        title = f"{facts['label']} {facts['grid'] or ''} {facts['layer pair']}"
+        grid = [f"{key}={value}" for key, value in facts["grid"].items()]
+        title = ", ".join([facts["label"], *grid, f"layers: {facts['layer pair']}"])
         plots.curves(folder / "curves.png", record["history"], title=title)
     results.as_json(folder / "result.json", {**facts, **record})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("settings", type=Path, nargs="+", help="settings files, see configs")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="data.train=200")
-    parser.add_argument("--base", type=Path, help="settings file that replaces their base")
-    parser.add_argument("--root", type=Path, default=Path("data"))
-    parser.add_argument("--output", type=Path, default=Path("outputs/limited_data"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "settings", type=Path, nargs="+", help="YAML files of settings, such as those in configs"
+    )
+    parser.add_argument(
+        "--set",
+        nargs="*",
+        default=[],
+        metavar="KEY=VALUE",
+        help="replace settings, for example data.train=200",
+    )
+    parser.add_argument(
+        "--base", type=Path, help="file to read in place of the base that the settings files name"
+    )
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path("data"),
+        help="folder of tables and features; default: %(default)s",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("outputs/limited_data"),
+        help="folder to write to; default: %(default)s",
+    )
     args = parser.parse_args()
     todo = [
-        (f"{path.parent.name}/{path.stem}", run, seed)
+        (f"{results.folder_name(path)}/{path.stem}", run, seed)
         for path in args.settings
         for run in settings.runs(settings.read(path, args.set, args.base))
-        for seed in run["seeds"]
+        for seed in settings.as_list(run["seeds"])
     ]
     chosen: dict[str, dict[str, LayerPair]] = {}  # shared by runs with the same selection
+    trained_now = skipped = 0
     for label, run, seed in tqdm(todo, desc="runs", unit="run"):
         of = features.load(run["data"], args.root)
         rows = training_rows(of, run, seed)
@@ -158,11 +183,17 @@ def main() -> None:
             chosen[key] = layer_pairs.pairs_of_run(of, rows, run["selection"], seed)
         for name, layers in chosen[key].items():
             place = " ".join(f"{key}={value}" for key, value in run["grid"].items())
-            folder = args.output / results.file_name(f"{label}/{place}/{name}/seed-{seed}")
+            folder = results.below(args.output, f"{label}/{place}/{name}/seed-{seed}")
             facts = {"label": label, "grid": run["grid"], "layer pair": name, "layers": layers}
-            if not (folder / "result.json").is_file():
-                left(folder, {**facts, "seed": seed}, of, rows, run, args.root)
-    print(f"wrote {args.output}")
+            run_of_seed = {**run, "seeds": [seed]}
+            if results.finished(folder, run_of_seed):
+                skipped += 1
+                continue
+            left(folder, {**facts, "seed": seed}, of, rows, run_of_seed, args.root)
+            trained_now += 1
+    already = f"; skipped {skipped} that had a result" if skipped else ""
+    runs = "run" if trained_now == 1 else "runs"
+    print(f"wrote {trained_now} {runs} to {args.output}{already}")
 
 
 if __name__ == "__main__":

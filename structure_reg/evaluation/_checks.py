@@ -29,6 +29,40 @@ def check_both_ids(function: str, ids: Any) -> None:
         raise ValueError(f"{function}: expected ids together with y_ids, got None")
 
 
+def check_rows(function: str, name: str, rows: Any, width: int | None = None) -> None:
+    """Refuse anything that is not a floating (n, d) tensor or array; only its shape is read."""
+    shape = rows.shape
+    if len(shape) != 2 or 0 in shape:
+        raise ValueError(
+            f"{function}: expected {name} of shape (n, d) with n, d >= 1, got {tuple(shape)}"
+        )
+    if "float" not in getattr(rows.dtype, "name", str(rows.dtype)):
+        raise TypeError(f"{function}: expected {name} of a floating dtype, got {rows.dtype}")
+    if width is not None and shape[1] != width:
+        raise ValueError(f"{function}: expected {name} with {width} columns, got {shape[1]}")
+
+
+def check_at_most_rows(function: str, k: Any, name: str, rows: Any) -> None:
+    """Refuse k above the number of rows to choose from."""
+    check_count(function, "k", k)
+    if k > rows.shape[0]:
+        raise ValueError(f"{function}: expected k <= {rows.shape[0]}, the rows of {name}, got {k}")
+
+
+def check_csls(function: str, csls: Any) -> None:
+    if not isinstance(csls, tuple | list) or len(csls) != 2:
+        raise TypeError(
+            f"{function}: expected csls to be (x_bank, y_bank), got {type(csls).__name__}"
+        )
+
+
+def check_scaling(function: str, name: str, values: Any, n: int) -> None:
+    if len(values) != n:
+        raise ValueError(
+            f"{function}: expected {name} with the local scaling of {n} rows, got {len(values)}"
+        )
+
+
 def check_classes(function: str, x: Any, classes: Any) -> None:
     """Refuse classes that differ from the samples in width or device."""
     check_features(function, rows=1, x=x, classes=classes)

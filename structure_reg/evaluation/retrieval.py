@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
@@ -14,7 +14,9 @@ from structure_reg._checks import check_ids, check_paired
 from structure_reg._gram import unit_deviations, unit_rows
 from structure_reg._ids import Ids, as_ids
 from structure_reg._precision import full_precision, promote
+from structure_reg._table import html_table, text_table
 from structure_reg.evaluation._checks import check_both_ids, check_gallery, check_ks
+from structure_reg.evaluation.csls import local_scalings
 from structure_reg.evaluation.ranks import nan_of, score_rounding, tiles
 from structure_reg.evaluation.ties import (
     Standing,
@@ -81,7 +83,17 @@ class Retrieval(NamedTuple):
         return (self.x_to_y.recall.mean() + self.y_to_x.recall.mean()) / 2
 
     def __str__(self) -> str:
-        """Return a table of both directions."""
+        """Return a table of both directions; it reads the values, so the host waits for a GPU."""
+        return text_table(self._cells(), (12, 10, 10))
+
+    def __repr__(self) -> str:
+        """Return the table too: a session shows it without print."""
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(self._cells())
+
+    def _cells(self) -> list[tuple[str, str, str]]:
         a, b = self
         rows = [(f"R@{k}", x, y, ".3f") for k, x, y in zip(a.ks, a.recall, b.recall, strict=True)]
         rows += [
@@ -91,8 +103,8 @@ class Retrieval(NamedTuple):
             ("median rank", a.median_rank, b.median_rank, ".1f"),
             ("queries", a.queries, b.queries, "d"),
         ]
-        lines = [f"{name:12}{x:10{form}}{y:10{form}}" for name, x, y, form in rows]
-        return "\n".join([f"{'':12}{'x -> y':>10}{'y -> x':>10}", *lines])
+        cells = [(name, f"{x:{form}}", f"{y:{form}}") for name, x, y, form in rows]
+        return [("", "x -> y", "y -> x"), *cells]
 
 
 @torch.no_grad()
@@ -103,6 +115,7 @@ def retrieval(
     ids: Ids | None = None,
     y_ids: Ids | None = None,
     ks: Sequence[int] = (1, 5, 10),
+    csls: Any = None,
 ) -> Retrieval:
     r"""Rank all rows of one side by their cosine to each row of the other, in both directions.
 
@@ -133,6 +146,10 @@ def retrieval(
         a gallery of distinct texts, or for distractors without a query. `ids` by default.
     ks : sequence of int
         Cut-offs of R@k, P@k and mAP@k.
+    csls : tuple, optional
+        Banks (x_bank, y_bank) of rows after their heads, at least 10 each and usually the training
+        rows, never the rows that are evaluated. Rows are then ranked by their CSLS score in place
+        of the cosine, as in :func:`search` with `x` as queries and `y` as gallery.
 
     Returns
     -------
@@ -183,11 +200,12 @@ def retrieval(
     x_numbers, y_numbers = pairing(name, x, y, ids, y_ids)
     cut_offs = check_ks(name, ks)
     x, y = promote(x, y)
+    r_x = r_y = None
+    if csls is not None:
+        r_x, r_y = local_scalings(name, csls, x, y, x.device)
+    X, Y = RankedSide(x, x_numbers, r_x), RankedSide(y, y_numbers, r_y)
     with full_precision(x.device):
-        return Retrieval(
-            retrieve(x, y, x_numbers, y_numbers, cut_offs),
-            retrieve(y, x, y_numbers, x_numbers, cut_offs),
-        )
+        return Retrieval(retrieve(X, Y, cut_offs), retrieve(Y, X, cut_offs))
 
 
 def pairing(
@@ -208,12 +226,19 @@ def pairing(
     return x_numbers, y_numbers
 
 
-def retrieve(
-    queries: Tensor, gallery: Tensor, ids: Tensor, gallery_ids: Tensor, ks: tuple[int, ...]
-) -> RetrievalDirection:
-    k = torch.tensor([*ks, len(gallery)], device=queries.device)  # the last one is no cut-off
-    values, positives = measure_queries(queries, gallery, ids, gallery_ids, k)
-    values = values[positives > 0] + nan_of(queries, gallery)  # (n, 3 K + 2)
+class RankedSide(NamedTuple):
+    """What the ranking reads of one side."""
+
+    rows: Tensor  # (n, d)
+    ids: Tensor  # (n,)
+    scaling: Tensor | None  # (n,) r of CSLS, float64
+
+
+def retrieve(X: RankedSide, Y: RankedSide, ks: tuple[int, ...]) -> RetrievalDirection:
+    gallery = Y.rows
+    k = torch.tensor([*ks, len(gallery)], device=gallery.device)  # the last one is no cut-off
+    values, positives = measure_queries(X, Y, k)
+    values = values[positives > 0] + nan_of(X.rows, gallery, csls_offset(Y))  # (n, 3 K + 2)
     recall, precision, average_precision = rearrange(
         values[:, :-2].mean(0).to(gallery), "(measure k) -> measure k", measure=3
     )
@@ -231,23 +256,30 @@ def retrieve(
     )
 
 
-def measure_queries(
-    queries: Tensor, gallery: Tensor, ids: Tensor, gallery_ids: Tensor, k: Tensor
-) -> tuple[Tensor, Tensor]:
+def measure_queries(X: RankedSide, Y: RankedSide, k: Tensor) -> tuple[Tensor, Tensor]:
     """Return all measures of each query, (n, 3 K + 2), and its number of positives, (n,)."""
-    W = unit_deviations(gallery)
-    rounding = score_rounding(W)
-    sorted_ids, order = gallery_ids.sort()
-    first = torch.searchsorted(sorted_ids, ids)  # (n,) start of a query's positives in `order`
-    positives = torch.searchsorted(sorted_ids, ids, right=True) - first  # (n,)
+    W = unit_deviations(Y.rows)
+    offset = csls_offset(Y)
+    rounding = score_rounding(W) + 4 * torch.finfo(W.dtype).eps * offset.abs().amax()
+    sorted_ids, order = Y.ids.sort()
+    first = torch.searchsorted(sorted_ids, X.ids)  # (n,) start of a query's positives in `order`
+    positives = torch.searchsorted(sorted_ids, X.ids, right=True) - first  # (n,)
     parts = []
-    for rows in tiles(len(queries), 40 * len(W)):
-        S = unit_rows(queries[rows]) @ W.mT  # (b, n)
+    for rows in tiles(len(X.rows), 40 * len(W)):
+        S = (unit_rows(X.rows[rows]) @ W.mT).add_(offset)  # (b, n)
         j = torch.arange(max(1, int(positives[rows].amax())), device=S.device)  # (m,)
         valid = j < positives[rows, None]  # (b, m)
         columns = order[(first[rows, None] + j).clamp(max=len(order) - 1)]  # (b, m)
         parts.append(expected_measures(standing(S, columns, valid, rounding), valid, k))
     return torch.cat(parts), positives
+
+
+def csls_offset(Y: RankedSide) -> Tensor:
+    """-r / 2: added to the cosine, it ranks the gallery as CSLS does, up to a constant."""
+    if Y.scaling is None:
+        return Y.rows.new_zeros(1)
+    # Without their mean, which changes no rank, the digits of float32 go to the differences.
+    return ((Y.scaling.mean() - Y.scaling) / 2).to(Y.rows)
 
 
 def expected_measures(s: Standing, valid: Tensor, k: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from structure_reg._checks import check_paired
 from structure_reg._gram import unit_deviations, unit_rows
 from structure_reg._ids import Ids, id_values
 from structure_reg._precision import full_precision, promote
+from structure_reg._table import html_table, text_table
 from structure_reg.evaluation._checks import (
     check_callable,
     check_classes,
@@ -103,13 +104,23 @@ class ZeroShot(NamedTuple):
     macro_f1: Tensor
 
     def __str__(self) -> str:
-        """Return a table of all cut-offs."""
+        """Return a table of all cut-offs; it reads the values, so the host waits for a GPU."""
+        return text_table(self._cells(), (10, 10, 16))
+
+    def __repr__(self) -> str:
+        """Return the table too: a session shows it without print."""
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(self._cells())
+
+    def _cells(self) -> list[tuple[str, str, str]]:
         rows = [
-            f"{f'top-{k}':10}{a:10.3f}{m:16.3f}"
+            (f"top-{k}", f"{a:.3f}", f"{m:.3f}")
             for k, a, m in zip(self.ks, self.accuracy, self.mean_per_class, strict=True)
         ]
-        header = f"{'':10}{'accuracy':>10}{'mean per class':>16}"
-        return "\n".join([header, *rows, f"{'macro F1':10}{self.macro_f1:10.3f}"])
+        header = ("", "accuracy", "mean per class")
+        return [header, *rows, ("macro F1", f"{self.macro_f1:.3f}", "")]
 
 
 @torch.no_grad()

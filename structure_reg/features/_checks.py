@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from structure_reg._checks import FLOATS, check_choice, check_features
 
 MANY = 20  # names that a message lists
+DEPTH = 100  # of nested JSON; Python fails at about 1000
 
 
 # The model and its layers.
@@ -132,6 +134,21 @@ def check_layer_output(function: str, x: Any) -> None:
         raise TypeError(f"{function}: expected a layer to return floating numbers, got {x.dtype}")
 
 
+def no_feature_axis(function: str, layer: str, x: Tensor) -> ValueError:
+    return ValueError(
+        f"{function}: expected {layer!r} to return tokens (B, L, d), got shape {tuple(x.shape)} "
+        "after a convolution, which may be (B, C, T) as well; pass a function as pool"
+    )
+
+
+def no_sample_axis(function: str, layers: Collection[str], samples: int) -> ValueError:
+    return ValueError(
+        f"{function}: expected samples as the first axis of {list_names(layers)}, got {samples} "
+        f"samples of {samples} tokens, and a model that does not run on fewer samples to tell "
+        "them apart; pass a function as pool, or batches of another size"
+    )
+
+
 # Pooling and masks.
 
 
@@ -159,6 +176,28 @@ def check_mask_type(function: str, mask: Any) -> None:
         raise TypeError(f"{function}: expected the mask to be a tensor, got {type_name(mask)}")
 
 
+def no_one_mask(function: str, count: int, x: Tensor) -> ValueError:
+    return ValueError(
+        f"{function}: expected one mask for tokens of shape {tuple(x.shape)}, got {count} that "
+        "differ; pass a function as mask that chooses one"
+    )
+
+
+def no_readable_mask(function: str, name: str) -> ValueError:
+    return ValueError(
+        f"{function}: expected a mask named 'attention_mask' (nonzero at tokens) or "
+        f"'key_padding_mask' (True at padding), got {name!r}, which may mean either; pass "
+        "a function as mask that returns it with nonzero at tokens"
+    )
+
+
+def no_tokens(function: str, pool: str) -> ValueError:
+    return ValueError(
+        f"{function}: expected a mask for pool={pool!r} of token ids, which may be padded, got "
+        "none; pass a function as mask, one that returns None if there is no padding"
+    )
+
+
 def check_mask_shape(function: str, mask: Tensor, x: Tensor) -> None:
     if mask.shape != x.shape[:2]:
         raise ValueError(
@@ -173,6 +212,11 @@ def check_token_mask(function: str, mask: Tensor, x: Tensor) -> None:
     An inverted mask hides every sample without a pad, so this check reads values.
     """
     check_mask_shape(function, mask, x)
+    if mask.is_floating_point() and bool((mask < 0).any()):
+        raise ValueError(
+            f"{function}: expected a mask of zeros at padding and ones at tokens, got entries "
+            "below zero, as of a mask that is added to scores"
+        )
     hidden = (mask == 0).all(1).nonzero().flatten().tolist()
     if hidden:
         raise ValueError(
@@ -209,6 +253,23 @@ def check_sample_counts(function: str, features: Mapping[str, Tensor], samples: 
             )
 
 
+def check_same_layers(function: str, first: Mapping[str, int], widths: Mapping[str, int]) -> None:
+    if widths != first:
+        raise ValueError(
+            f"{function}: expected every batch to have layers and widths {dict(first)}, as the "
+            f"first has, got {dict(widths)}; if the last axis is not that of features, pass a "
+            "function as pool"
+        )
+
+
+def warn_reference_trains(function: str, layer: str) -> None:
+    warnings.warn(
+        f"{function}: expected the reference {layer!r} to be frozen, got parameters that train at "
+        "or before it, so the reference moves with them; freeze() keeps an encoder fixed",
+        stacklevel=3,
+    )
+
+
 def check_float_dtype(function: str, dtype: Any) -> None:
     if dtype is not None and dtype not in FLOATS:
         choices = ", ".join(str(choice).removeprefix("torch.") for choice in FLOATS)
@@ -226,6 +287,36 @@ def check_store(function: str, store: Any, expected: type) -> None:
 def no_store(path: Path, expected: str, got: Any) -> ValueError:
     """Say how a store differs from its manifest, or from what the caller asks for."""
     return ValueError(f"FeatureStore: expected {expected} in {path}, got {got}")
+
+
+def no_plain_file(path: Path) -> ValueError:
+    return no_store(path.parent, f"{path.name} to be a plain file", "a link or another kind")
+
+
+def no_second_writer(path: Path) -> ValueError:
+    return no_store(
+        path, "one writer at a time", "a second; close() the other, or give each process its store"
+    )
+
+
+def no_unchanged_store(path: Path) -> ValueError:
+    return no_store(
+        path, "the rows that this object knows", "those of another writer; open the store again"
+    )
+
+
+def check_depth(what: str, value: Any) -> None:
+    """Refuse nested values that a recursive reader would not survive."""
+    depth, level = 0, [value]
+    while level := [
+        entry
+        for part in level
+        if isinstance(part, Mapping | list | tuple)
+        for entry in (part.values() if isinstance(part, Mapping) else part)
+    ]:
+        depth += 1
+        if depth > DEPTH:
+            raise ValueError(f"FeatureStore: expected {what} of at most {DEPTH} levels, got more")
 
 
 def no_manifest(path: Path) -> FileNotFoundError:

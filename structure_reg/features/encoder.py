@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from typing import Any
 
@@ -30,17 +30,22 @@ def unwrap(model: nn.Module) -> nn.Module:
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Switch to eval mode without gradient, run compiled parts eagerly, restore all on exit.
 
-    Compiled parts would not call their hooks.
+    Compiled parts would not call their hooks. Autocast and inference mode of the caller are off
+    inside: rows depend on the model alone, and may be trained on.
     """
     modes = {module: module.training for module in model.modules()}
-    # Compiling a module imports dynamo. Importing it here would take longer than torch itself.
-    compiled = "torch._dynamo" in sys.modules
     try:
         model.eval()
-        with (
-            torch.no_grad(),
-            torch.compiler.set_stance("force_eager") if compiled else nullcontext(),
-        ):
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(mode=False))
+            stack.enter_context(torch.no_grad())
+            for kind in {"cpu", getattr(model_device(model), "type", "cpu")}:
+                if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+                    stack.enter_context(torch.autocast(kind, enabled=False))
+            # Compiling a module imports dynamo. Importing it here would take longer than torch
+            # itself.
+            if "torch._dynamo" in sys.modules:
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
             yield
     finally:
         model.train(modes[model])  # for modules whose train() does more than set the flag
@@ -75,13 +80,27 @@ def count_samples(batch: Any) -> int | None:
     return next((n for value in values if (n := count_samples(value)) is not None), None)
 
 
+def take_samples(batch: Any, samples: int, count: int) -> Any:
+    """Return the first `count` of a batch's samples."""
+    if isinstance(batch, Tensor):
+        return batch[:count] if batch.ndim and len(batch) == samples else batch
+    if isinstance(batch, Mapping):
+        return {key: take_samples(value, samples, count) for key, value in batch.items()}
+    if isinstance(batch, tuple | list):
+        return [take_samples(value, samples, count) for value in batch]
+    return batch
+
+
 def call_model(function: Callable[..., Any], batch: Any, **options: Any) -> Any:
     """Pass a mapping by keyword, a tuple or list by position, and anything else as one argument."""
+    args, kwargs = split_arguments(batch)
+    return function(*args, **kwargs, **options)
+
+
+def split_arguments(batch: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
     if isinstance(batch, Mapping):
-        return function(**batch, **options)
-    if isinstance(batch, tuple | list):
-        return function(*batch, **options)
-    return function(batch, **options)
+        return (), batch
+    return (batch if isinstance(batch, tuple | list) else (batch,)), {}
 
 
 def first_item(output: Any) -> Any:

@@ -76,7 +76,9 @@ def merge_stores(path: str | PathLike[str], shards: Sequence[str | PathLike[str]
 def check_shards(stores: Sequence[FeatureStore]) -> None:
     """Refuse shards that are not complete, undamaged and a partition of one dataset."""
     first = stores[0].manifest
-    covered = torch.zeros(first.total, dtype=torch.long)
+    # The total is only a claim: of `held` rows, one of the first held + 1 is missing.
+    held = sum(len(store.rows) for store in stores)
+    covered = torch.zeros(min(first.total, held + 1), dtype=torch.long, device="cpu")
     for store in stores:
         check_complete(store.path, store.done, len(store.rows))
         store.verify()
@@ -96,7 +98,7 @@ def check_shards(stores: Sequence[FeatureStore]) -> None:
 def gather_rows(stores: Sequence[FeatureStore], layer: str, block: range) -> Tensor:
     """Collect a layer's rows of a block of the dataset from the shards that hold them."""
     width = stores[0].manifest.widths[layer]
-    x = torch.empty(len(block), width, dtype=stores[0][layer].dtype)
+    x = torch.empty(len(block), width, dtype=stores[0][layer].dtype, device="cpu")
     for store in stores:
         rows = store.rows
         # The shard's first rows at or after the start, and at or after the stop, of the block.

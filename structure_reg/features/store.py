@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,10 @@ from structure_reg.features._checks import (
     check_row_range,
     no_store,
     no_stored_layer,
+    no_unchanged_store,
 )
+from structure_reg.features.files import sync
+from structure_reg.features.lock import WriterLock
 from structure_reg.features.manifest import IDS, MANIFEST, LayerFile, Manifest
 
 COMMIT_SECONDS = 5.0
@@ -40,8 +44,9 @@ class FeatureStore(Mapping[str, Tensor]):
 
     A run that was killed at any point is resumed by running it again: :meth:`create` reopens the
     partial store, and the finished store is byte for byte that of an uninterrupted run. At most the
-    last five seconds of work are lost. Only one process may write to a store: give each process its
-    own, as in the example, and merge them with :func:`merge_stores`.
+    last five seconds of work are lost. Only one object of one process may write to a store at a
+    time; a second is refused, while any number may read. Give each process its own store, as in the
+    example, and merge them with :func:`merge_stores`.
 
     Parameters
     ----------
@@ -53,7 +58,7 @@ class FeatureStore(Mapping[str, Tensor]):
     FileNotFoundError
         If there is no manifest.
     ValueError
-        If the files do not match the manifest.
+        If the files do not match the manifest, or are links.
 
     See Also
     --------
@@ -83,10 +88,12 @@ class FeatureStore(Mapping[str, Tensor]):
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # the working directory may change
         self._manifest = manifests.read(self.path)
+        self._on_disk: str | None = self._manifest.text()  # None: unknown after an error
         self._committed = time.monotonic()
-        self.ids: list[str | int] = self._read_ids()
+        self._lock = WriterLock()
+        self.ids: list[str | int] = manifests.read_ids(self.path, self._manifest)
         for layer in self:
             tensor_file.check(*self._file(layer))
 
@@ -134,10 +141,10 @@ class FeatureStore(Mapping[str, Tensor]):
         check_id_list("FeatureStore.create", ids)
         rows = range(len(ids)) if rows is None else rows
         check_row_range("FeatureStore.create", rows, len(ids))
-        path, ids_text = Path(path), json.dumps([ids[row] for row in rows])
+        path, ids_text = Path(path).absolute(), json.dumps([ids[row] for row in rows])
         expected = manifests.start(model, revision, preprocessing, rows, len(ids), ids_text)
         if not (path / MANIFEST).is_file():
-            start_directory(path, expected, ids_text)
+            manifests.start_directory(path, expected, ids_text)
         store = cls(path)
         for fact in ("model", "revision", "preprocessing", "rows", "total", "ids_crc32"):
             found, wanted = getattr(store._manifest, fact), getattr(expected, fact)
@@ -180,13 +187,17 @@ class FeatureStore(Mapping[str, Tensor]):
         ValueError
             If the store already has rows from a different extraction.
         """
-        found, extraction = self._manifest.extraction, json.loads(json.dumps(extraction))
+        found, extraction = self._manifest.extraction, manifests.as_json("extraction", extraction)
         if self.done and extraction != found:
             raise no_store(self.path, f"features extracted with {extraction}", found)
-        self._manifest.extraction = extraction
+        self._manifest = replace(self._manifest, extraction=extraction)
 
     def append(self, features: Mapping[str, Array]) -> None:
-        """Write the next rows of every layer.
+        """Write the next rows of every layer, or none of them if there is an error.
+
+        After any error, a full disk or an interrupt included, :attr:`done` is as before, and the
+        same object or a new one goes on to the same bytes. The first call makes this object the
+        only writer, until the store is complete or closed, or an error occurs.
 
         Parameters
         ----------
@@ -197,26 +208,51 @@ class FeatureStore(Mapping[str, Tensor]):
         Raises
         ------
         TypeError, ValueError
-            If the rows do not fit the store, or fewer than m rows are missing.
+            If the rows do not fit the store, fewer than m rows are missing, or another object or
+            process writes to the store.
+        OSError
+            If the rows cannot be written.
         """
         widths = self._manifest.widths
         check_mapping(features)
         tensors = {l: as_tensor("FeatureStore.append", str(l), x) for l, x in features.items()}
         check_new_rows(self.path, tensors, widths or None, len(self.pending))
-        first = next(iter(tensors.values()))
-        dtype = str(first.dtype).removeprefix("torch.")
-        if not widths:
-            self._create_files(tensors, dtype)
-        elif dtype != self._manifest.dtype:
+        dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+        if widths and dtype != self._manifest.dtype:
             raise no_store(self.path, f"features in {self._manifest.dtype}", dtype)
-        n, start = len(self.rows), self.done
-        for layer, file in self._manifest.layers.items():
-            path = self.path / file.file
-            x = tensors[layer].detach()
-            file.crc32 = tensor_file.write_rows(path, dtype, n, start, x, file.crc32)
-        self._manifest.done += len(first)
-        if not self.pending or time.monotonic() - self._committed >= COMMIT_SECONDS:
-            self._commit()
+        try:
+            self._acquire()
+            manifest = self._write_rows(tensors, dtype)
+            complete = manifest.done == len(self.rows)
+            if complete or time.monotonic() - self._committed >= COMMIT_SECONDS:
+                self._commit(manifest)
+            if complete:
+                self._lock.release()
+        except BaseException:
+            with suppress(OSError):  # then this object stays the only writer
+                self._release()
+            raise
+        self._manifest = manifest
+
+    def close(self) -> None:
+        """Commit the rows written so far, and let another object or process write.
+
+        Without it, the lock goes with the object or the process. A closed store can still be read,
+        and appended to again if no other writer has changed it.
+
+        Raises
+        ------
+        OSError
+            If the rows cannot be committed; :attr:`done` is then what the disk holds.
+        """
+        try:
+            self._release()
+        except BaseException:
+            self._manifest = manifests.read(self.path)
+            self._on_disk = self._manifest.text()
+            raise
+        finally:
+            self._lock.release()
 
     def verify(self) -> None:
         """Read all features written so far, and raise a ValueError if a checksum differs."""
@@ -249,36 +285,50 @@ class FeatureStore(Mapping[str, Tensor]):
         file = self._manifest.layers[layer]
         return self.path / file.file, str(self._manifest.dtype), len(self.rows), file.width
 
-    def _read_ids(self) -> list[str | int]:
-        path = self.path / IDS
-        text = path.read_bytes() if path.is_file() else b""
-        if zlib.crc32(text) != self._manifest.ids_crc32:
-            raise no_store(self.path, f"{IDS} of checksum {self._manifest.ids_crc32}", "another")
-        ids: list[str | int] = json.loads(text)
-        return ids
+    def _acquire(self) -> None:
+        """Become the only writer, unless another one has changed the store."""
+        if self._lock.held:
+            return
+        self._lock.acquire(self.path / IDS)
+        unchanged = False
+        try:
+            unchanged = manifests.read(self.path).text() == self._on_disk
+        finally:
+            if not unchanged:
+                self._lock.release()
+        if not unchanged:
+            raise no_unchanged_store(self.path)
 
-    def _create_files(self, features: Mapping[str, Tensor], dtype: str) -> None:
+    def _release(self) -> None:
+        """Let others write, once the disk holds what this object knows."""
+        if self._lock.held and self._manifest.text() != self._on_disk:
+            self._commit(self._manifest)
+        self._lock.release()
+
+    def _write_rows(self, features: Mapping[str, Tensor], dtype: str) -> Manifest:
+        """Write rows after those that are done, and return the manifest that counts them."""
+        n, start = len(self.rows), self.done
+        layers = dict(self._manifest.layers) or self._create_files(features, dtype)
+        for layer, file in layers.items():
+            path, x = self.path / file.file, features[layer].detach()
+            crc32 = tensor_file.write_rows(path, dtype, n, start, x, file.crc32)
+            layers[layer] = LayerFile(file.file, file.width, crc32)
+        m = len(next(iter(features.values())))
+        return replace(self._manifest, layers=layers, dtype=dtype, done=start + m)
+
+    def _create_files(self, features: Mapping[str, Tensor], dtype: str) -> dict[str, LayerFile]:
         layers = {}
         for position, (layer, x) in enumerate(features.items()):
-            readable = re.sub(r"[^\w.-]", "_", layer, flags=re.ASCII)[:100]
-            file = LayerFile(f"{position:03d}-{readable}.safetensors", x.shape[1], zlib.crc32(b""))
-            tensor_file.create(self.path / file.file, dtype, len(self.rows), file.width)
-            layers[layer] = file
-        self._manifest.layers, self._manifest.dtype = layers, dtype
+            name = manifests.file_name(position, layer)
+            layers[layer] = LayerFile(name, x.shape[1], zlib.crc32(b""))
+            tensor_file.create(self.path / name, dtype, len(self.rows), x.shape[1])
+        return layers
 
-    def _commit(self) -> None:
+    def _commit(self, manifest: Manifest) -> None:
         """Write the rows to the disk first, and then the manifest that counts them."""
-        for file in self._manifest.layers.values():
-            tensor_file.sync(self.path / file.file)
-        self._manifest.write(self.path)
+        self._on_disk = None
+        for file in manifest.layers.values():
+            sync(self.path / file.file)
+        manifest.write(self.path)
+        self._on_disk = manifest.text()
         self._committed = time.monotonic()
-
-
-def start_directory(path: Path, manifest: Manifest, ids_text: str) -> None:
-    """Write the ids and then the manifest, unless the directory holds files that are not ours."""
-    path.mkdir(parents=True, exist_ok=True)
-    foreign = {file.name.removesuffix(".tmp") for file in path.iterdir()} - {IDS, MANIFEST}
-    if foreign:
-        raise no_store(path, "an empty directory or a store", sorted(foreign)[0])
-    tensor_file.write_text(path / IDS, ids_text)
-    manifest.write(path)

@@ -20,11 +20,12 @@ from structure_reg.features._checks import (
     no_repeated_layer,
 )
 from structure_reg.features.encoder import call_model
+from structure_reg.features.masks import Masks
 
 FUNCTION = "extract_features"
 HIDDEN_STATES = "hidden_states"  # Hugging Face: L + 1, the embeddings first
 INTERMEDIATES = "intermediates"  # timm: one per block or stage
-PoolOutput = Callable[[Any, Tensor | None], Tensor]
+PoolOutput = Callable[[Any, Masks, str, nn.Module | None], Tensor]
 
 
 def output_source(model: nn.Module) -> str | None:
@@ -64,7 +65,7 @@ def tap_layers(
     batch: Any,
     layers: list[str | int] | None,
     pool_output: PoolOutput,
-    mask: Tensor | None,
+    masks: Masks,
     *,
     prefix_tokens: bool,
 ) -> dict[str, Tensor]:
@@ -74,10 +75,10 @@ def tap_layers(
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     hooked = {name: modules[name] for name in layers or [] if isinstance(name, str)}
-    outputs: list[tuple[Any, Tensor | None]] = []
-    with hook_outputs(hooked, lambda output: pool_output(output, mask)) as pooled:
+    outputs: list[tuple[Any, Masks]] = []
+    with hook_outputs(hooked, lambda *output: pool_output(output[2], masks, *output[:2])) as pooled:
         if layers is None or len(hooked) < len(layers):
-            outputs = numbered_outputs(model, batch, mask, prefix_tokens=prefix_tokens)
+            outputs = numbered_outputs(model, batch, masks, prefix_tokens=prefix_tokens)
         else:
             call_model(model, batch)
     check_layers_ran(FUNCTION, hooked, pooled)
@@ -89,13 +90,13 @@ def tap_layers(
         name = output_name(model, layer, len(outputs))
         if name in features:
             raise no_repeated_layer(FUNCTION, name)
-        features[name] = pool_output(*outputs[layer])
+        features[name] = pool_output(*outputs[layer], name, None)
     return features
 
 
 @contextmanager
 def hook_outputs(
-    modules: Mapping[str, nn.Module], pool_output: Callable[[Any], Tensor]
+    modules: Mapping[str, nn.Module], pool_output: Callable[[str, nn.Module, Any], Tensor]
 ) -> Iterator[dict[str, Tensor]]:
     """Fill a dict with the modules' pooled outputs until the block ends, with or without an error.
 
@@ -104,8 +105,8 @@ def hook_outputs(
     pooled: dict[str, Tensor] = {}
 
     def make_hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            pooled[name] = pool_output(output)
+        def hook(module: nn.Module, _inputs: Any, output: Any) -> None:
+            pooled[name] = pool_output(name, module, output)
 
         return hook
 
@@ -127,12 +128,12 @@ def output_name(model: nn.Module, number: int, count: int) -> str:
 
 
 def numbered_outputs(
-    model: nn.Module, batch: Any, mask: Tensor | None, *, prefix_tokens: bool
-) -> list[tuple[Tensor, Tensor | None]]:
-    """Return each numbered output with the mask of its tokens; maps have none."""
+    model: nn.Module, batch: Any, masks: Masks, *, prefix_tokens: bool
+) -> list[tuple[Tensor, Masks]]:
+    """Return each numbered output with the masks of its tokens; maps have none."""
     if output_source(model) == HIDDEN_STATES:
-        return [(x, mask) for x in hidden_states(model, batch)]
-    return [(x, None) for x in intermediates(model, batch, prefix_tokens=prefix_tokens)]
+        return [(x, masks) for x in hidden_states(model, batch)]
+    return [(x, Masks()) for x in intermediates(model, batch, prefix_tokens=prefix_tokens)]
 
 
 def hidden_states(model: nn.Module, batch: Any) -> Sequence[Tensor]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from structure_reg.features._checks import no_store
+from structure_reg.features.files import opened, size_of, write_bytes, write_file
 
 DTYPES = {
     "float16": ("F16", torch.float16),
@@ -37,51 +38,27 @@ def encode_header(dtype: str, n: int, d: int) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
+def file_size(dtype: str, n: int, d: int) -> int:
+    return len(encode_header(dtype, n, d)) + n * d * DTYPES[dtype][1].itemsize
+
+
 def create(path: Path, dtype: str, n: int, d: int) -> None:
     """Write a file of zeros. A crash leaves the whole file or none."""
-    header = encode_header(dtype, n, d)
-    size = len(header) + n * d * DTYPES[dtype][1].itemsize
-    draft = path.with_name(f"{path.name}.tmp")
-    with draft.open("wb") as file:
-        file.write(header)
-        file.truncate(size)
-    replace(draft, path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file. A kill or a power cut leaves the old version or the new one."""
-    draft = path.with_name(f"{path.name}.tmp")
-    draft.write_text(text, encoding="utf-8")
-    replace(draft, path)
-
-
-def replace(draft: Path, path: Path) -> None:
-    sync(draft)
-    draft.replace(path)
-    if os.name == "posix":  # the new name is stored in the directory
-        sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or the list of names in a directory, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_file(path, encode_header(dtype, n, d), file_size(dtype, n, d))
 
 
 def check(path: Path, dtype: str, n: int, d: int) -> None:
-    """Refuse a file that is missing, or has another dtype, shape or size."""
-    if not path.is_file():
-        raise no_store(path.parent, f"the file {path.name}", "none")
+    """Refuse a file that is missing, a link, or of another dtype, shape or size."""
+    check_size(path, size_of(path), file_size(dtype, n, d))
     header = encode_header(dtype, n, d)
-    size = len(header) + n * d * DTYPES[dtype][1].itemsize
-    if (found := path.stat().st_size) != size:
-        raise no_store(path.parent, f"{path.name} of {size} bytes", found)
-    with path.open("rb") as file:
-        if (start := file.read(len(header))) != header:
+    with opened(path) as descriptor:
+        if (start := os.read(descriptor, len(header))) != header:
             raise no_store(path.parent, f"{path.name} to begin with {header!r}", repr(start))
+
+
+def check_size(path: Path, found: int, size: int) -> None:
+    if found != size:
+        raise no_store(path.parent, f"{path.name} of {size} bytes", found)
 
 
 def write_rows(path: Path, dtype: str, n: int, start: int, rows: Tensor, crc: int) -> int:
@@ -90,18 +67,27 @@ def write_rows(path: Path, dtype: str, n: int, start: int, rows: Tensor, crc: in
     torch_dtype = DTYPES[dtype][1]
     data = bytearray(m * d * torch_dtype.itemsize)
     torch.frombuffer(data, dtype=torch_dtype).view(m, d).copy_(rows)
-    with path.open("r+b") as file:
-        file.seek(len(encode_header(dtype, n, d)) + start * d * torch_dtype.itemsize)
-        file.write(data)
+    with opened(path, os.O_RDWR) as descriptor:
+        offset = len(encode_header(dtype, n, d)) + start * d * torch_dtype.itemsize
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        write_bytes(descriptor, data)
     return zlib.crc32(data, crc)
+
+
+def map_file(path: Path, access: int, size: int) -> mmap.mmap:
+    """Map a file of a known size; it may have been cut since it was opened."""
+    check_size(path, size_of(path), size)
+    with opened(path) as descriptor:
+        check_size(path, os.fstat(descriptor).st_size, size)
+        return mmap.mmap(descriptor, size, access=access)
 
 
 def map_tensor(path: Path, dtype: str, n: int, d: int) -> Tensor:
     """Map the tensor into memory, copy on write: changes never reach the disk."""
-    with path.open("rb") as file:
-        memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    memory = map_file(path, mmap.ACCESS_COPY, file_size(dtype, n, d))
     offset = len(encode_header(dtype, n, d))
-    return torch.frombuffer(memory, dtype=DTYPES[dtype][1], offset=offset).view(n, d)
+    with torch.inference_mode(mode=False):  # else it could not be trained on
+        return torch.frombuffer(memory, dtype=DTYPES[dtype][1], offset=offset).view(n, d)
 
 
 def checksum(path: Path, dtype: str, n: int, d: int, rows: int) -> int:
@@ -109,8 +95,7 @@ def checksum(path: Path, dtype: str, n: int, d: int, rows: int) -> int:
     start = len(encode_header(dtype, n, d))
     stop = start + rows * d * DTYPES[dtype][1].itemsize
     with (
-        path.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as memory,
+        map_file(path, mmap.ACCESS_READ, file_size(dtype, n, d)) as memory,
         memoryview(memory) as view,
         view[start:stop] as data,
     ):

@@ -216,9 +216,10 @@ class Fold:
 
 
 def is_relevant(a: Tensor, dtype: torch.dtype) -> Tensor:
-    """Rows of K that matter; row i is no longer than a_i."""
+    """Rows of K that matter; row i is no longer than a_i. All of them if a fold is constant."""
     share = RELEVANT if dtype == torch.float32 else 0.0
-    return a.square() > share * a.square().amax()
+    largest = a.square().amax()
+    return (a.square() > share * largest) | (largest == 0)
 
 
 def correlated_directions(K: Tensor) -> tuple[Tensor, Tensor, Tensor]:

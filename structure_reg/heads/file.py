@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import reprlib
+import zlib
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +29,8 @@ KINDS: dict[str, type[Head]] = {
     for kind in (LinearHead, ResidualHead, MlpHead, GatedHead, CsaHead, AsifHead)
 }
 FORMAT = "structure-reg heads 1"
+# What text that nobody wrote raises when it is read, or makes a constructor raise.
+UNREADABLE = (KeyError, TypeError, ValueError, OverflowError, RecursionError, RuntimeError)
 
 
 def save_heads(path: str | PathLike[str], *heads: nn.Module) -> None:
@@ -85,8 +90,27 @@ def write_heads(
         name: tensor.detach().clone().contiguous()
         for name, tensor in {**state_of(heads), **other_tensors}.items()
     }
-    texts = {"format": file_format, "heads": json.dumps(descriptions), **other_texts}
+    texts = {
+        "format": file_format,
+        "heads": json.dumps(descriptions, default=plain_number),
+        "crc32": checksum(tensors),
+        **other_texts,
+    }
     safetensors(function).torch.save_file(tensors, path, texts)
+
+
+def plain_number(value: Any) -> Any:
+    """A NumPy scalar as a Python number; JSON writes the other arguments of heads itself."""
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32 of names, dtypes, shapes and values: it tells bfloat16 from float16."""
+    crc = 0
+    for name, tensor in sorted(tensors.items()):
+        crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
+        crc = zlib.crc32(tensor.cpu().reshape(-1).view(torch.uint8).numpy().data, crc)
+    return f"{crc:08x}"
 
 
 def state_of(heads: Sequence[nn.Module]) -> dict[str, Tensor]:
@@ -148,26 +172,29 @@ def read_heads(
     other_names: Sequence[str],
 ) -> tuple[tuple[nn.Module, ...], dict[str, Tensor], dict[str, str]]:
     """Return the heads, the tensors of these other names, and all texts."""
-    tensors, texts = read_file(function, path, device)
+    tensors, texts = read_file(function, path)
     if (found := texts.get("format")) != file_format:
-        raise no_heads_file(function, path, f"the format {found!r} instead of {file_format!r}")
+        got = f"the format {reprlib.repr(found)} instead of {file_format!r}"
+        raise no_heads_file(function, path, got)
+    crc = checksum(tensors)
+    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     try:
         descriptions = [(of["kind"], dict(of["arguments"])) for of in json.loads(texts["heads"])]
-    except (KeyError, TypeError, ValueError) as error:
+    except UNREADABLE as error:
         raise no_heads_file(function, path, "an unreadable list of heads") from error
     heads = tuple(empty_head(function, path, *description) for description in descriptions)
     others = {name: tensors.pop(name) for name in other_names if name in tensors}
     load_tensors(function, path, heads, tensors)
+    if texts.get("crc32", crc) != crc:  # 0.1.0 wrote none
+        raise no_heads_file(function, path, "tensors of another checksum than it states")
     return heads, others, texts
 
 
-def read_file(
-    function: str, path: str | PathLike[str], device: str | torch.device
-) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_file(function: str, path: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors and the texts of a safetensors file."""
     package = safetensors(function)
     try:
-        with package.safe_open(path, framework="pt", device=str(device)) as file:
+        with package.safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, file.metadata() or {}
     except package.SafetensorError as error:
@@ -175,17 +202,18 @@ def read_file(
 
 
 def empty_head(
-    function: str, path: str | PathLike[str], kind: str, arguments: dict[str, Any]
+    function: str, path: str | PathLike[str], kind: Any, arguments: dict[str, Any]
 ) -> nn.Module:
     """Construct a head on meta, so that a wrong size in the file costs no memory."""
-    if kind not in KINDS:
-        got = f"the head {kind}, which is none of {', '.join(KINDS)}"
+    if not isinstance(kind, str) or kind not in KINDS:
+        got = f"the head {short(kind)}, which is none of {', '.join(KINDS)}"
         raise no_heads_file(function, path, got)
     try:
         with torch.device("meta"):
             return KINDS[kind](**arguments)
-    except (TypeError, ValueError) as error:
-        raise no_heads_file(function, path, f"a {kind} with bad arguments ({error})") from error
+    except UNREADABLE as error:
+        got = f"a {kind} with bad arguments ({short(error)})"
+        raise no_heads_file(function, path, got) from error
 
 
 def load_tensors(
@@ -212,11 +240,17 @@ def mismatch(
     if name not in tensors:
         return f"no tensor {name}"
     if name not in expected:
-        return f"a tensor {name} that its heads do not have"
+        return f"a tensor {short(name)} that its heads do not have"
     shape, found = tuple(expected[name].shape), tensors[name]
     if found.shape == shape and found.dtype in FLOATS:
         return None
     return f"{name} of shape {tuple(found.shape)} and {found.dtype} instead of floating {shape}"
+
+
+def short(value: Any) -> str:
+    """A text from a file for a message, cut to one line."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def safetensors(function: str) -> ModuleType:

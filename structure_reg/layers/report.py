@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from structure_reg.layers.html import html_table
+from structure_reg._table import html_table
 from structure_reg.layers.plotting import Marks, Side, heat_map
 from structure_reg.layers.significance import ALPHA
 from structure_reg.layers.stability import HALVINGS
@@ -112,9 +112,9 @@ class LayerSelection:
         return str(self)
 
     def _repr_html_(self) -> str:
-        rows = ((label, *names, *numbers) for label, names, numbers in self._pairs())
+        rows = [(label, *names, *numbers) for label, names, numbers in self._pairs()]
         notes = [*self.verdict().splitlines(), *self._warnings()]
-        return html_table(self._settings(), ("", "x", "y", *NUMBERS), rows, notes)
+        return html_table([("", "x", "y", *NUMBERS), *rows], self._settings(), notes)
 
     def _settings(self) -> str:
         k = "" if self.k is None else f", k = {self.k}"

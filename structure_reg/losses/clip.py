@@ -15,7 +15,13 @@ from structure_reg._distributed import exchange, gather_ids, gather_rows, own_ro
 from structure_reg._gram import unit_rows
 from structure_reg._kernels.clip_tiles import Statistics, clip_statistics
 from structure_reg._kernels.logits import Tiling
-from structure_reg._precision import full_precision, promote, result_dtype, scalar_tensor
+from structure_reg._precision import (
+    full_precision,
+    promote,
+    result_dtype,
+    saveable,
+    scalar_tensor,
+)
 from structure_reg._reduce import REDUCTIONS, reduce_rows
 from structure_reg._tiles import TILE_ROWS, fits, tile_rows
 from structure_reg.losses._checks import check_pairs, check_scalar
@@ -165,6 +171,8 @@ def tiled_rows(
     """ℓ_i from tiles of Z, this process's x against the y of all processes; (n,)."""
     n = len(x)
     y, ids = gather_rows(y, group), gather_ids(ids, group)  # (N, d), (N,)
+    x, y = saveable(x), saveable(y)
+    ids = None if ids is None else saveable(ids)
     tiling = list(tiling_of(n, len(y) * s.dtype.itemsize, 2 if ids is None else 4, group))
     out = Statistics(*clip_statistics(x, y, s, ids, float(label_smoothing), tiling))
     return (out.row_loss + column_loss(out, n, group)) / 2

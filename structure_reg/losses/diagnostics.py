@@ -9,6 +9,7 @@ from torch import Tensor
 
 from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_choice, check_number, check_paired
+from structure_reg._table import html_table, text_table
 from structure_reg.losses.temperature import row_entropy
 from structure_reg.losses.transition import CENTERINGS, cosine_kernel, log_transition_matrix
 
@@ -41,14 +42,24 @@ class StructureDiagnostics(NamedTuple):
     aligned_participation_ratio: Tensor
 
     def __str__(self) -> str:
-        """Return a table of both sides."""
-        return (
-            f"{'':20}{'frozen':>10}{'aligned':>10}\n"
-            f"{'self-mass':20}{self.frozen_self_mass:10.3f}{self.aligned_self_mass:10.3f}\n"
-            f"{'perplexity':20}{self.frozen_perplexity:10.1f}{self.aligned_perplexity:10.1f}\n"
-            f"{'mean cosine':20}{'':10}{self.aligned_mean_cosine:10.3f}\n"
-            f"{'participation ratio':20}{'':10}{self.aligned_participation_ratio:10.1f}"
-        )
+        """Return a table of both sides; it reads the values, so the host waits for a GPU."""
+        return text_table(self._cells(), (20, 10, 10))
+
+    def __repr__(self) -> str:
+        """Return the table too: a session shows it without print."""
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return html_table(self._cells())
+
+    def _cells(self) -> list[tuple[str, str, str]]:
+        return [
+            ("", "frozen", "aligned"),
+            ("self-mass", f"{self.frozen_self_mass:.3f}", f"{self.aligned_self_mass:.3f}"),
+            ("perplexity", f"{self.frozen_perplexity:.1f}", f"{self.aligned_perplexity:.1f}"),
+            ("mean cosine", "", f"{self.aligned_mean_cosine:.3f}"),
+            ("participation ratio", "", f"{self.aligned_participation_ratio:.1f}"),
+        ]
 
 
 @torch.no_grad()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from structure_reg._checks import check_choice, check_number
+from structure_reg._checks import check_choice, check_count, check_number
 
 
 def check_matrix(function: str, name: str, x: Tensor) -> None:
@@ -64,6 +65,84 @@ def check_layer_choice(layers: Any) -> None:
         )
 
 
+def check_seed(function: str, seed: Any) -> None:
+    """Refuse what no generator of PyTorch takes."""
+    check_count(function, "seed", seed, least=-(2**63))
+    if seed >= 2**64:
+        raise ValueError(f"{function}: expected seed < 2**64, got {seed}")
+
+
+def check_option_names(kind: str, options: Collection[str], names: Collection[str]) -> None:
+    unknown = [name for name in options if name not in names]
+    if unknown:
+        raise ValueError(
+            f"{kind}.set_params: expected options of {kind}, which are {', '.join(names)}, "
+            f"got {', '.join(unknown)}"
+        )
+
+
+def check_not_constant(function: str, name: str, x: Tensor) -> None:
+    if (x == x[0]).all():
+        raise ValueError(
+            f"{function}: expected {name} with rows that differ, got the same row {len(x)} times"
+        )
+
+
+def check_directions(name: str, directions: float) -> None:
+    """Refuse rows that are multiples of one another: STRUCTURE sees directions only."""
+    if directions < 1.001:
+        raise ValueError(
+            f"Aligner.fit: expected {name} with rows in different directions, for STRUCTURE to "
+            "preserve, got rows in one direction; structure_weight=0 trains without it"
+        )
+
+
+def check_held_out_loss(monitor: str) -> None:
+    if monitor == "objective":
+        raise ValueError(
+            "Aligner.fit: expected validation of pairs for monitor='objective', got y_ids, with "
+            "which rows have no partner; monitor='recall' takes them"
+        )
+
+
+def check_y_ids(function: str, ids: Any) -> None:
+    if ids is None:
+        raise ValueError(f"{function}: expected ids with y_ids, got y_ids alone")
+
+
+def check_row_ids(function: str, side: str, name: str, x: Tensor, ids: Sequence[Any]) -> None:
+    if len(ids) != len(x) or not ids:
+        raise ValueError(
+            f"{function}: expected {max(1, len(x))} {name}, one for each row of {side}, "
+            f"got {len(ids)}"
+        )
+
+
+def check_device_name(device: Any) -> None:
+    if device is None:
+        return
+    try:
+        torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"Aligner: expected device to be a device of PyTorch, got {device!r}"
+        ) from error
+
+
+def no_finite_heads() -> ValueError:
+    return ValueError(
+        "Aligner.fit: expected training to stay finite, got heads with NaN or infinity; "
+        "a lower lr, structure_weight or weight_decay keeps them finite"
+    )
+
+
+def no_layer_text(name: str, layer: Any) -> TypeError:
+    return TypeError(
+        f"Aligner.save: expected the layer of {name} to be named by a string, a number or a tuple "
+        f"of them, got {type(layer).__name__}"
+    )
+
+
 def check_lr(lr: Any) -> None:
     if isinstance(lr, str):
         check_choice("Aligner", "lr", lr, ("find",))
@@ -82,9 +161,9 @@ def check_module(name: str, module: Any) -> None:
 
 
 def check_validation(validation: Any) -> None:
-    if not isinstance(validation, tuple | list) or len(validation) not in (2, 3):
+    if not isinstance(validation, tuple | list) or len(validation) not in (2, 3, 4):
         raise TypeError(
-            "Aligner.fit: expected validation to be (x, y) or (x, y, ids), "
+            "Aligner.fit: expected validation to be (x, y), (x, y, ids) or (x, y, ids, y_ids), "
             f"got {type(validation).__name__}"
         )
 
@@ -110,3 +189,7 @@ def no_layer(function: str, name: str, layer: Any, names: Sequence[Any]) -> Valu
 
 def no_fit(function: str) -> RuntimeError:
     return RuntimeError(f"{function}: expected a fitted Aligner, got one before fit")
+
+
+def no_matrix(head: nn.Module) -> TypeError:
+    return TypeError(f"Side.matrix: expected a linear head, got {type(head).__name__}")

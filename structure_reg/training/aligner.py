@@ -7,30 +7,33 @@ from os import PathLike
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from structure_reg.evaluation.retrieval import retrieval
 from structure_reg.heads._checks import no_heads_file
 from structure_reg.layers.report import LayerSelection
 from structure_reg.training._checks import (
+    check_device_name,
     check_layer_choice,
+    check_not_constant,
     check_pairs,
-    check_unpaired,
-    check_validation,
     no_fit,
 )
 from structure_reg.training.batches import Pairs
 from structure_reg.training.choice import choose_layers
 from structure_reg.training.closed_form import Heads
+from structure_reg.training.copies import ids_of_copies
+from structure_reg.training.data import held_out, unpaired_rows, validation_rows
+from structure_reg.training.estimator import changed_options, options_of, set_options, tags
 from structure_reg.training.file import STORED_OPTIONS, AlignerFile, read_aligner, write_aligner
 from structure_reg.training.fitting import closed_form_heads, trained_heads
+from structure_reg.training.history import History
 from structure_reg.training.inputs import Features, as_given, as_ids, finite_rows, layer_of
-from structure_reg.training.options import StartOptions, TrainingOptions, field_names
-from structure_reg.training.schedules import cosine_decay
-from structure_reg.training.side import Side, scaling
+from structure_reg.training.options import checked_options, plain
+from structure_reg.training.side import Side, layer_rows, scaling
+from structure_reg.training.state import own_state
 
 FEWEST = 8  # pairs, as select_layers and select_cca need them
-NOISE = 1.0  # standard deviations of a column, when training with STRUCTURE
 
 
 class Aligner:
@@ -46,7 +49,10 @@ class Aligner:
     STRUCTURE preserves the neighbourhoods of the frozen features in these directions. Gaussian
     noise on x and y shows both terms rows around the training pairs.
 
-    The constructor only stores its arguments; :meth:`fit` checks them.
+    The constructor only stores its arguments; :meth:`fit` checks them. An Aligner is an estimator
+    of scikit-learn, although it does not import it: ``clone``, ``cross_val_score`` and
+    ``GridSearchCV`` take it, with one array for each side. Gradients are on, autocast is off and
+    float32 is the default in all of its methods, whatever the caller has set.
 
     Parameters
     ----------
@@ -54,7 +60,7 @@ class Aligner:
         Kind of the heads. Trained: "linear", "residual", "mlp", "sail"; in closed form: "ridge",
         "cca", "csa", "procrustes", "asif". A pair of modules is trained in place. A callable is
         called as ``head(d, dim)`` for each side, for instance
-        ``functools.partial(MlpHead, dropout=0.1)``.
+        ``functools.partial(MlpHead, dropout=0.1)``. Both are converted to float32.
     layers : {"select", "last"} or pair
         Layers to align when a side has several: the pair that :func:`select_layers` finds on the
         training pairs, the last layer of both, or a name or position for each side.
@@ -72,7 +78,8 @@ class Aligner:
     structure : nn.Module, optional
         Replacement for STRUCTURE, called as ``structure(frozen, aligned)``, and with ``anchors=``
         when there are unpaired rows. None: :class:`StructureLoss`, at the temperature that gives
-        each side a perplexity of 40, or of a third of the rows of a batch if that is less.
+        each side a perplexity of 40, or of a third of the rows of a batch if that is less, but at
+        least 1.5 if a batch has 3 rows or more. Copies of a row count once.
     contrastive : nn.Module, optional
         Contrastive loss, called as ``contrastive(z_x, z_y, logit_scale, ids=ids)``;
         :class:`SigLipLoss` also receives its bias. None: :class:`ClipLoss`.
@@ -98,7 +105,7 @@ class Aligner:
         weight is never reached.
     logit_scale : float, optional
         Fixed scale of the cosines. None: the scale is learned, starting from the one that
-        :func:`select_cca` finds, or from 1 / 0.07 with random heads.
+        :func:`select_cca` finds, or from 1 / 0.07 with random heads, and is at most 100.
     noise : float, optional
         Standard deviation of the Gaussian noise added to each batch, relative to the standard
         deviation of each column. Both terms see the noisy features. None: 1 when training with
@@ -112,7 +119,8 @@ class Aligner:
     patience : float
         Share of training without a better validation after which training stops.
     seed : int
-        Seed of the weights, batches, noise and mixing. The same seed gives the same heads.
+        Seed of the weights, batches, noise and mixing, of at most 64 bits. The same seed gives the
+        same heads.
     device : str or torch.device, optional
         Device to train on. None: the device of the features.
     progress : bool
@@ -123,13 +131,21 @@ class Aligner:
     heads_ : tuple of two nn.Module
         The fitted heads of x and y in eval mode. They expect scaled columns; :meth:`transform_x`
         scales them.
+    modules_ : tuple of two Side
+        The modules of x and y in eval mode: scaling, head and unit rows, as in
+        :meth:`transform_x`. Export these, not `heads_`. They hold the tensors of this Aligner:
+        take a deep copy to change their dtype or device.
     layers_ : tuple
         Names or positions of the aligned layers.
     selection_ : LayerSelection or None
         Report of the layer selection, with ``layers="select"`` and several layers.
     history_ : dict of lists
-        For each step "contrastive", "structure" (without its weight), "logit_scale" and "weight";
-        for each validation "validation_step" and "validation". Empty for closed forms.
+        For each step "contrastive", "structure" (without its weight), "logit_scale" and "weight".
+        The lists have the same length, so ``pandas.DataFrame(aligner.history_)`` is a table. Empty
+        for closed forms.
+    validation_history_ : dict of lists
+        For each validation "validation_step" and "validation", the score there. ``history_`` finds
+        both names too. Empty for closed forms.
 
     See Also
     --------
@@ -153,7 +169,7 @@ class Aligner:
     """
 
     selection_: LayerSelection | None
-    history_: dict[str, list[float]]
+    history_: History
 
     def __init__(
         self,
@@ -191,6 +207,55 @@ class Aligner:
         self.monitor, self.patience, self.seed = monitor, patience, seed
         self.device, self.progress = device, progress
 
+    def __repr__(self) -> str:
+        """Return the call that makes this Aligner, without options that have their default."""
+        return changed_options(self)
+
+    def __sklearn_tags__(self) -> Any:
+        """Return the tags by which scikit-learn knows an estimator."""
+        return tags()
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002
+        """Return the options by name, as scikit-learn asks for them.
+
+        Parameters
+        ----------
+        deep : bool
+            No effect: no option is an estimator with options of its own.
+
+        Returns
+        -------
+        dict
+            Every option of the constructor.
+        """
+        return options_of(self)
+
+    def set_params(self, **params: Any) -> Aligner:
+        """Set options by name; the next :meth:`fit` checks their values.
+
+        Parameters
+        ----------
+        **params
+            Options of the constructor.
+
+        Returns
+        -------
+        Aligner
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            If there is no such option.
+        """
+        set_options(self, params)
+        return self
+
+    @property
+    def validation_history_(self) -> dict[str, list[float]]:
+        """Steps and scores of the validations."""
+        return self.history_.validation
+
     @property
     def heads_(self) -> Heads:
         """Fitted heads of both sides."""
@@ -203,6 +268,12 @@ class Aligner:
         side_x, side_y = self._sides
         return side_x.layer, side_y.layer
 
+    @property
+    def modules_(self) -> tuple[Side, Side]:
+        """Fitted module of each side, from rows of the layer to the shared space."""
+        return self._sides
+
+    @own_state()
     def fit(
         self,
         x: Features,
@@ -218,13 +289,18 @@ class Aligner:
         ----------
         x, y : array or Tensor of shape (n, d), or a sequence or mapping of them
             Frozen features of the pairs, n >= 8; row i of `x` belongs to row i of `y`. A sequence
-            or mapping holds several layers, from first to last. Computed in float32.
+            or mapping holds several layers, from first to last. Computed in float32. Neither side
+            may be a single row repeated.
         ids : sequence, optional
             Number or string of each pair. Pairs that share an id are positives of each other, and
-            the selection of layers uses the first of them only.
+            the selection of layers uses the first of them only. By default, pairs whose rows are
+            equal on one side share an id, since nothing tells them apart, such as a class name that
+            is the caption of all images of its class. If both sides have equal rows, the side with
+            fewer different rows decides.
         validation : tuple, optional
-            Other pairs as (x, y) or (x, y, ids), with the same layers. Training ends with the
-            weights of the step that is best on them. Closed forms ignore them.
+            Other pairs as (x, y) or (x, y, ids), or other rows as (x, y, ids, y_ids), see
+            :meth:`score`; with the same layers. Training ends with the weights of the step that is
+            best on them. Closed forms ignore them.
         unpaired : tuple, optional
             Rows of x and rows of y without a partner, with the same layers; their numbers may
             differ. They join the neighbourhoods that STRUCTURE preserves. Closed forms ignore them.
@@ -237,30 +313,39 @@ class Aligner:
         Raises
         ------
         TypeError, ValueError
-            If an option is of the wrong kind or out of range, or if features, rows or ids are of
-            the wrong kind, do not fit together, or hold a value that is not finite.
+            If an option is of the wrong kind or out of range, if features, rows or ids are of the
+            wrong kind, do not fit together, or hold a value that is not finite, or if training ends
+            with heads that are not finite.
         """
         name = "Aligner.fit"
         check_layer_choice(self.layers)
-        start, training = self._options()
-        (layer_x, layer_y), self.selection_ = choose_layers(self.layers, x, y, ids, self.device)
+        check_device_name(self.device)
+        start, training = checked_options(options_of(self))
+        layers = tuple(map(plain, self.layers)) if isinstance(self.layers, tuple) else self.layers
+        (layer_x, layer_y), self.selection_ = choose_layers(layers, x, y, ids, self.device)
         X = finite_rows(name, "x", x, layer_x, self.device)
         Y = finite_rows(name, "y", y, layer_y, self.device)
         check_pairs(name, X, Y, FEWEST)
+        check_not_constant(name, "x", X)
+        check_not_constant(name, "y", Y)
         side_x = Side("x", layer_x, *scaling(X, self.standardise))
         side_y = Side("y", layer_y, *scaling(Y, self.standardise))
         sides = side_x, side_y
         pairs = Pairs(side_x.scaled(X), side_y.scaled(Y), as_ids(name, ids, X))
         if start.closed_form:
-            heads, self.history_ = closed_form_heads(pairs, start), {}
+            heads, self.history_ = closed_form_heads(pairs, start), History()
         else:
+            if pairs.ids is None:
+                pairs = pairs._replace(ids=ids_of_copies(pairs.x, pairs.y))
             if unpaired is not None:
-                check_unpaired(unpaired)
-                pairs = pairs._replace(unpaired=self._scaled(name, sides, *unpaired))
-            held_out = None if validation is None else self._validation_pairs(sides, validation)
-            heads, self.history_ = trained_heads(pairs, held_out, start, training)
+                pairs = pairs._replace(unpaired=unpaired_rows(sides, unpaired, self.device))
+            others = None
+            if validation is not None:
+                others = validation_rows(sides, validation, self.device, self.monitor)
+            heads, lists = trained_heads(pairs, others, start, training)
+            self.history_ = History(lists)
         side_x.head, side_y.head = heads
-        self._sides = sides
+        self._sides = side_x.eval(), side_y.eval()
         return self
 
     def transform_x(self, x: Features) -> Any:
@@ -308,7 +393,8 @@ class Aligner:
         """
         return self._transformed("Aligner.transform_y", 1, y)
 
-    def score(self, x: Features, y: Features, ids: Any = None) -> float:
+    @own_state()
+    def score(self, x: Features, y: Features, ids: Any = None, y_ids: Any = None) -> float:
         """Return the mean of R@1, R@5 and R@10, from x to y and from y to x.
 
         Parameters
@@ -317,6 +403,11 @@ class Aligner:
             Pairs, row by row. Each side is the gallery of the other.
         ids : sequence, optional
             Number or string of each pair; rows that share one are correct answers for each other.
+        y_ids : sequence, optional
+            Numbers or strings of the rows of `y`, if they are not those of x; the numbers of rows
+            may then differ. With five captions for each image, pass each image once, its id in
+            `ids`, and that id for each of its captions in `y_ids`: repeated images would fill the
+            first ranks of the gallery with copies. By default `ids`.
 
         Returns
         -------
@@ -334,8 +425,8 @@ class Aligner:
         name = "Aligner.score"
         self._check_fitted(name)
         z_x, z_y = torch.as_tensor(self.transform_x(x)), torch.as_tensor(self.transform_y(y))
-        check_pairs(name, z_x, z_y, 1)
-        return float(retrieval(z_x, z_y, ids=as_ids(name, ids, z_x)).mean_recall)
+        rows = held_out(name, z_x, z_y, ids, y_ids, least=1)
+        return float(retrieval(z_x, z_y, ids=rows.ids, y_ids=rows.y_ids).mean_recall)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write heads, scaling, layers, options and history to one safetensors file.
@@ -355,8 +446,8 @@ class Aligner:
             If the heads are modules of your own.
         """
         self._check_fitted("Aligner.save")
-        options = {name: getattr(self, name) for name in STORED_OPTIONS}
-        write_aligner(path, AlignerFile(self._sides, options, self.history_))
+        options = {name: plain(getattr(self, name)) for name in STORED_OPTIONS}
+        write_aligner(path, AlignerFile(self._sides, options, self.history_.lists()))
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str | torch.device = "cpu") -> Aligner:
@@ -387,48 +478,21 @@ class Aligner:
         stored = read_aligner(path, device)
         try:
             aligner = cls(**stored.options)
-            aligner._options()
-        except (TypeError, ValueError) as error:
+            checked_options(options_of(aligner))
+        except (TypeError, ValueError, OverflowError) as error:
             got = f"options that it cannot have ({error})"
             raise no_heads_file("Aligner.load", path, got) from error
-        aligner._sides, aligner.history_, aligner.selection_ = stored.sides, stored.history, None
+        aligner._sides, aligner.selection_ = stored.sides, None
+        aligner.history_ = History(stored.history)
         aligner.layers = aligner.layers_
         return aligner
 
-    def _options(self) -> tuple[StartOptions, TrainingOptions]:
-        """The options as the parts of a fit receive them, checked, with defaults filled in."""
-        start, training = (
-            {name: getattr(self, name) for name in field_names(record)}
-            for record in (StartOptions, TrainingOptions)
-        )
-        checked = StartOptions(**start)
-        if self.noise is None:
-            training["noise"] = NOISE if self.structure_weight > 0 else 0.0
-        training["lr_schedule"] = self.lr_schedule or cosine_decay
-        return checked, TrainingOptions(**training)
-
-    def _scaled(
-        self, function: str, sides: tuple[Side, Side], x: Features, y: Features
-    ) -> tuple[Tensor, Tensor]:
-        X, Y = (
-            side.scaled(side.rows(function, features, self.device))
-            for side, features in zip(sides, (x, y), strict=True)
-        )
-        return X, Y
-
-    def _validation_pairs(self, sides: tuple[Side, Side], validation: Any) -> Pairs:
-        name = "Aligner.fit: validation"
-        check_validation(validation)
-        x, y, *ids = validation
-        X, Y = self._scaled(name, sides, x, y)
-        check_pairs(name, X, Y, 2)
-        return Pairs(X, Y, as_ids(name, ids[0] if ids else None, X))
-
+    @own_state()
     @torch.no_grad()
     def _transformed(self, function: str, index: int, features: Features) -> Any:
         self._check_fitted(function)
         side = self._sides[index]
-        rows = side.rows(function, features, self.device)
+        rows = layer_rows(function, side, features, self.device)
         return as_given(side(rows), layer_of(function, side.name, features, side.layer))
 
     def _check_fitted(self, function: str) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+LEAST_ALPHA, MOST_ALPHA = 0.1, 1e8
 
 
 class Augmentation(NamedTuple):
@@ -45,10 +48,23 @@ def fusemix(
     2312.10144.
     """
     partner = torch.randperm(len(x), generator=generator).to(x.device)
-    # Beta from two gammas: torch.distributions takes no generator.
-    gammas = torch._standard_gamma(torch.full((2, len(x), 1), alpha), generator=generator)
-    omega = (gammas[0] / gammas.sum(0)).to(x.device)  # (n, 1)
+    omega = beta(alpha, len(x), generator)[:, None].to(x.device)  # (n, 1)
     return omega * x + (1 - omega) * x[partner], omega * y + (1 - omega) * y[partner]
+
+
+def beta(alpha: float, n: int, generator: torch.Generator) -> Tensor:
+    """Draw n numbers from Beta(alpha, alpha), as torch.distributions cannot with a generator."""
+    if alpha >= LEAST_ALPHA:
+        # Of larger parameters, which float32 does not hold, all numbers are 1/2 as well.
+        gammas = torch._standard_gamma(
+            torch.full((2, n, 1), min(alpha, MOST_ALPHA)), generator=generator
+        )[..., 0]
+        return gammas[0] / gammas.sum(0)
+    # Both gammas would vanish in float32. Johnk: G(a) is G(a + 1) U^(1/a), here in logarithms.
+    gammas = torch._standard_gamma(torch.full((2, n), alpha + 1), generator=generator)
+    uniform = 1 - torch.rand(2, n, generator=generator, dtype=torch.float64)  # in (0, 1]
+    log_gammas = gammas.log() + uniform.log() / max(alpha, sys.float_info.min)
+    return (log_gammas[0] - log_gammas[1]).sigmoid().float()
 
 
 def add_noise(x: Tensor, deviation: Tensor, generator: torch.Generator) -> Tensor:

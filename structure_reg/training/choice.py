@@ -19,6 +19,8 @@ from structure_reg.training.inputs import (
     layer_of,
 )
 
+FEWEST = 8  # rows that select_layers compares
+
 
 def choose_layers(
     layers: Any, x: Features, y: Features, ids: Any, device: Any
@@ -43,6 +45,8 @@ def choose_layers(
     numbers = as_ids(function, ids, one)
     if numbers is not None:  # copies of one text would count as neighbours of each other
         rows = first_of_each(numbers)
+        if len(rows) < FEWEST:  # of a few classes, only the copies are enough to compare layers
+            rows = torch.arange(len(numbers), device=rows.device)
         xs, ys = ({layer: z[rows] for layer, z in side.items()} for side in (xs, ys))
     selection = select_layers(xs, ys)
     return (names[0][selection.x_layer], names[1][selection.y_layer]), selection

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from structure_reg.heads.asif import fit_asif
@@ -16,13 +17,16 @@ from structure_reg.heads.procrustes import fit_procrustes
 from structure_reg.heads.ridge import fit_ridge
 
 Heads = tuple[nn.Module, nn.Module]
+FEWEST_IDS = 8  # that select_cca can divide into folds
 
-CLOSED_FORMS: dict[str, Callable[[Tensor, Tensor, int], Heads]] = {
-    "ridge": lambda x, y, _: fit_ridge(x, y),
-    "cca": lambda x, y, dim: fit_cca(x, y, dim=dim),
-    "csa": lambda x, y, dim: fit_csa(x, y, dim=dim),
-    "procrustes": lambda x, y, dim: fit_procrustes(x, y, dim=dim),
-    "asif": lambda x, y, _: fit_asif(x, y),
+CLOSED_FORMS: dict[str, Callable[[Tensor, Tensor, int, bool], Heads]] = {
+    "ridge": lambda x, y, _, standardise: fit_ridge(x, y, standardise=standardise),
+    "cca": lambda x, y, dim, standardise: fit_cca(x, y, dim=dim, standardise=standardise),
+    "csa": lambda x, y, dim, standardise: fit_csa(x, y, dim=dim, standardise=standardise),
+    "procrustes": lambda x, y, dim, standardise: fit_procrustes(
+        x, y, dim=dim, standardise=standardise
+    ),
+    "asif": lambda x, y, _, standardise: fit_asif(x, y, standardise=standardise),
 }
 
 
@@ -36,9 +40,20 @@ class CanonicalMap(NamedTuple):
 
 def canonical_map(x: Tensor, y: Tensor, ids: Tensor | None, dim: int) -> CanonicalMap:
     """Choose ridges and power on held-out pairs, and fit `dim` directions to all of them."""
+    if ids is not None and are_classes(ids):
+        # Held-out classes would be too few to compare ridges, and their rows come back anyway: each
+        # class is in every fold. That its pairs are negatives of one another adds nearly the same
+        # to the loss of every ridge.
+        ids = None
     cca = select_cca(x, y, ids=ids, standardise=False)
     g_x, g_y = fit_cca(x, y, dim=dim, ridge=cca.ridge, power=cca.power, standardise=False)
     return CanonicalMap(g_x, g_y, cca.logit_scale)
+
+
+def are_classes(ids: Tensor) -> bool:
+    """Whether few ids have many pairs each, unlike images with a few captions each."""
+    distinct = len(torch.unique(ids))
+    return distinct < FEWEST_IDS or distinct**2 < 2 * len(ids)
 
 
 def shared_width(dim: int, x: Tensor, y: Tensor) -> int:

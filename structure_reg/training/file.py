@@ -8,10 +8,12 @@ from os import PathLike
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from structure_reg.heads._checks import no_heads_file
-from structure_reg.heads.file import read_heads, write_heads
-from structure_reg.training.options import StartOptions, TrainingOptions, field_names
+from structure_reg.heads.file import UNREADABLE, read_heads, short, write_heads
+from structure_reg.training._checks import no_layer_text
+from structure_reg.training.options import StartOptions, TrainingOptions, field_names, plain
 from structure_reg.training.side import Side
 
 FORMAT = "structure-reg aligner 1"
@@ -36,7 +38,7 @@ def write_aligner(path: str | PathLike[str], content: AlignerFile) -> None:
         if value is None or isinstance(value, str | float | int)
     }
     texts = {
-        "layers": json.dumps([x.layer, y.layer]),
+        "layers": json.dumps([layer_text(side.name, side.layer) for side in content.sides]),
         "options": json.dumps(options),
         "history": json.dumps(content.history),
     }
@@ -50,15 +52,63 @@ def read_aligner(path: str | PathLike[str], device: str | torch.device) -> Align
     heads, scaling, texts = read_heads(function, FORMAT, path, device, SCALING)
     try:
         head_x, head_y = heads
-        layer_x, layer_y = json.loads(texts["layers"])
-        options: Mapping[str, Any] = json.loads(texts["options"])
-        history = json.loads(texts["history"])
+        layer_x, layer_y = map(layer_of_text, json.loads(texts["layers"]))
+        options = dict[str, Any](json.loads(texts["options"]))
+        history = dict[str, Any](json.loads(texts["history"]))
         mean_x, factor_x, mean_y, factor_y = (scaling[name] for name in SCALING)
-    except (KeyError, TypeError, ValueError) as error:
-        raise no_heads_file(function, path, f"a part that cannot be read ({error})") from error
+    except UNREADABLE as error:
+        got = f"a part that cannot be read ({short(error)})"
+        raise no_heads_file(function, path, got) from error
     sides = (
         Side("x", layer_x, mean_x, factor_x, head_x).eval(),
         Side("y", layer_y, mean_y, factor_y, head_y).eval(),
     )
+    for fault in (*map(misfit, sides), unequal_widths(head_x, head_y), unreadable(history)):
+        if fault is not None:
+            raise no_heads_file(function, path, fault)
     # 0.1.0 had no noise.
-    return AlignerFile(sides, {"noise": 0.0} | dict(options), history)
+    return AlignerFile(sides, {"noise": 0.0} | options, history)
+
+
+def layer_text(side: str, layer: Any) -> Any:
+    """A layer's name as JSON holds it: a tuple becomes a list, which no name can be."""
+    if isinstance(layer, tuple):
+        return [layer_text(side, part) for part in layer]
+    if plain(layer) is None or isinstance(plain(layer), str | float | int):
+        return plain(layer)
+    raise no_layer_text(side, layer)
+
+
+def layer_of_text(text: Any) -> Any:
+    hash(layer := tuple(map(layer_of_text, text)) if isinstance(text, list) else text)
+    return layer
+
+
+def misfit(side: Side) -> str | None:
+    """Describe how the scaling of a side differs from one that a fit can have."""
+    width = (in_features(side.head),)
+    for name, tensor in (("mean", side.mean), ("factor", side.factor)):
+        if tensor.shape != width or tensor.dtype != torch.float32:
+            found = f"{name}_{side.name} of shape {tuple(tensor.shape)} and {tensor.dtype}"
+            return f"{found} instead of {width} and torch.float32"
+        if not tensor.isfinite().all():
+            return f"{name}_{side.name} with NaN or infinity"
+    return f"factor_{side.name} below 0" if (side.factor < 0).any() else None
+
+
+def in_features(head: nn.Module) -> int:
+    width: int = head.arguments()["in_features"]  # type: ignore[operator]
+    return width
+
+
+def unequal_widths(head_x: nn.Module, head_y: nn.Module) -> str | None:
+    of_x, of_y = (head.arguments()["out_features"] for head in (head_x, head_y))  # type: ignore[operator]
+    return None if of_x == of_y else f"heads with {of_x} and {of_y} outputs, which have no cosine"
+
+
+def unreadable(history: Mapping[str, Any]) -> str | None:
+    """Describe the first part of a history that is no list of numbers."""
+    for name, values in history.items():
+        if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
+            return f"a history whose {short(name)} is no list of numbers"
+    return None

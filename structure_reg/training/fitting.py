@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from structure_reg.training._checks import no_finite_heads
 from structure_reg.training.batches import Pairs
 from structure_reg.training.closed_form import CLOSED_FORMS, Heads, shared_width
+from structure_reg.training.data import HeldOut
 from structure_reg.training.loop import train
 from structure_reg.training.options import StartOptions, TrainingOptions
 from structure_reg.training.start import starting_objective
@@ -14,11 +16,11 @@ from structure_reg.training.validation import validator
 
 def closed_form_heads(pairs: Pairs, start: StartOptions) -> Heads:
     dim = shared_width(start.dim, pairs.x, pairs.y)
-    return CLOSED_FORMS[start.head](pairs.x, pairs.y, dim)
+    return CLOSED_FORMS[start.head](pairs.x, pairs.y, dim, start.standardise)
 
 
 def trained_heads(
-    pairs: Pairs, validation: Pairs | None, start: StartOptions, training: TrainingOptions
+    pairs: Pairs, validation: HeldOut | None, start: StartOptions, training: TrainingOptions
 ) -> tuple[Heads, dict[str, list[float]]]:
     """The heads, and the history of their training."""
     device = pairs.x.device
@@ -30,4 +32,6 @@ def trained_heads(
         if validation is not None:
             validate = validator(objective, validation, training.monitor)
         history = train(objective, pairs, training, validate)
+    if not all(weight.isfinite().all() for weight in objective.parameters()):
+        raise no_finite_heads()
     return (objective.head_x, objective.head_y), history

@@ -45,7 +45,7 @@ def train(
             break
         for group in optimizer.param_groups:
             group["lr"] = lr * o.lr_schedule(done)
-        scale = objective.log_scale.detach().exp()
+        scale = objective.scale().detach()
         terms = objective(next(stream), share)
         optimizer.zero_grad()
         terms.total.backward()

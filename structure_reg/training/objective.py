@@ -87,10 +87,16 @@ class Objective(nn.Module):
         if isinstance(contrastive, SigLipLoss):
             self.bias = nn.Parameter(torch.tensor(LOGIT_BIAS))
 
+    def scale(self) -> Tensor:
+        """Scale of the cosines; a learned one is at most 100."""
+        learned = self.log_scale.requires_grad
+        log_scale = self.log_scale.clamp(max=LOG_MAX_SCALE) if learned else self.log_scale
+        return log_scale.exp()
+
     def forward(self, batch: Batch, share: float) -> Terms:
         """Terms of a batch, with STRUCTURE at a share of its weight."""
         z_x, z_y = self.head_x(batch.x), self.head_y(batch.y)
-        scale = self.log_scale.clamp(max=LOG_MAX_SCALE).exp()
+        scale = self.scale()
         bias = (self.bias,) if isinstance(self.contrastive, SigLipLoss) else ()
         L = self.contrastive(z_x, z_y, scale, *bias, ids=batch.ids)
         R_x, R_y = self.structure_x, self.structure_y

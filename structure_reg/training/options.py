@@ -5,23 +5,27 @@ The fields have the names of the constructor's parameters, where they are docume
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 from torch import nn
 
-from structure_reg._checks import check_choice, check_count, check_number
+from structure_reg._checks import check_choice, check_count, check_flag, check_number
 from structure_reg.training._checks import (
     check_head,
     check_lr,
     check_module,
     check_number_or_none,
+    check_seed,
 )
 from structure_reg.training.closed_form import CLOSED_FORMS
+from structure_reg.training.schedules import cosine_decay
 from structure_reg.training.trained_heads import TRAINED
 
 FUNCTION = "Aligner"
+NOISE = 1.0  # standard deviations of a column, when training with STRUCTURE
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class StartOptions:
         check_module("contrastive", self.contrastive)
         check_number(FUNCTION, "structure_weight", self.structure_weight, least=0.0)
         check_number_or_none("logit_scale", self.logit_scale, above=0.0)
+        check_flag(FUNCTION, "standardise", self.standardise)
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,26 @@ class TrainingOptions:
         check_number_or_none("fusemix", self.fusemix, above=0.0)
         check_choice(FUNCTION, "monitor", self.monitor, ("recall", "objective"))
         check_number(FUNCTION, "patience", self.patience, above=0.0)
+        check_seed(FUNCTION, self.seed)
+        check_flag(FUNCTION, "progress", self.progress)
+
+
+def checked_options(options: Mapping[str, Any]) -> tuple[StartOptions, TrainingOptions]:
+    """The constructor's options as the parts of a fit receive them, with defaults filled in."""
+    start, training = (
+        {name: plain(options[name]) for name in field_names(record)}
+        for record in (StartOptions, TrainingOptions)
+    )
+    checked = StartOptions(**start)
+    if training["noise"] is None:
+        training["noise"] = NOISE if checked.structure_weight > 0 else 0.0
+    training["lr_schedule"] = training["lr_schedule"] or cosine_decay
+    return checked, TrainingOptions(**training)
+
+
+def plain(value: Any) -> Any:
+    """A NumPy scalar as the Python value that it stands for; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def field_names(record: type) -> list[str]:

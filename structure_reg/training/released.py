@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from structure_reg._checks import check_count, check_number
+from structure_reg._checks import check_choice, check_count, check_number
 from structure_reg.heads.linear import LinearHead
 from structure_reg.losses.structure import StructureLoss
-from structure_reg.training._checks import check_head
+from structure_reg.training._checks import check_layer_choice, check_seed
 from structure_reg.training.aligner import Aligner
 
 BATCH = 4096
@@ -104,7 +104,11 @@ def released_aligner(
     check_count(name, "pairs", pairs, least=2)
     check_count(name, "epochs", epochs)
     check_number(name, "temperature", temperature, above=0.0)
-    check_head(head, HEADS)
+    check_choice(name, "head", head, HEADS)
+    check_count(name, "levels", levels)
+    check_number(name, "structure_weight", structure_weight, least=0.0)
+    check_seed(name, seed)
+    check_layer_choice(layers)
     steps = epochs * max(1, pairs // BATCH)
     make: Callable[[int, int], nn.Module] = LinearHead if head == "linear" else orthogonal_head
     return Aligner(

@@ -10,13 +10,18 @@ from torch import Tensor, nn
 from structure_reg._checks import check_width
 from structure_reg._gram import unit_rows
 from structure_reg.heads.columns import column_scaling
+from structure_reg.training._checks import no_matrix
 from structure_reg.training.inputs import Features, finite_rows
 
 
 class Side(nn.Module):
-    r"""Scale the columns, apply the head, and normalise the rows.
+    r"""One side of a fitted :class:`Aligner`: scaling, head and unit rows in one module.
 
     .. math:: z_i = \frac{u_i}{|u_i|}, \qquad u_i = f\bigl( (x_i - \mu) \circ \phi \bigr)
+
+    Its forward pass returns the rows of :meth:`Aligner.transform_x`, so that it can be served
+    without this library: through `torch.export`, as ONNX, or as the matrix of a linear head.
+    :attr:`Aligner.modules_` returns the pair of a fitted Aligner.
 
     Parameters
     ----------
@@ -25,9 +30,34 @@ class Side(nn.Module):
     layer
         Name or position of the encoder's layer.
     mean, factor : Tensor of shape (d,)
-        :math:`\mu` and :math:`\phi`, see :func:`scaling`.
+        Mean :math:`\mu` of the columns over the training pairs, and 1 over their standard deviation
+        :math:`\phi`, or 0 for a constant column. Without standardising, 0 and 1.
     head : nn.Module, optional
-        f; the identity until one is fitted.
+        Head f, from (n, d) to (n, dim). The identity by default.
+
+    See Also
+    --------
+    Aligner : Fits both sides.
+
+    Examples
+    --------
+    The exported program takes any number of rows:
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> x = torch.randn(50, 8, generator=g)
+    >>> aligner = Aligner(head="cca").fit(x, x @ torch.randn(8, 6, generator=g))
+    >>> side_x, _ = aligner.modules_
+    >>> rows = {0: torch.export.Dim("rows")}
+    >>> program = torch.export.export(side_x, (x[:2],), dynamic_shapes=(rows,))
+    >>> torch.allclose(program.module()(x), aligner.transform_x(x))
+    True
+
+    A linear head is one matrix:
+
+    >>> W, b = side_x.matrix()
+    >>> z = torch.nn.functional.normalize(x.double() @ W.mT + b)
+    >>> torch.allclose(z.float(), aligner.transform_x(x), atol=1e-5)
+    True
     """
 
     mean: Tensor
@@ -48,13 +78,39 @@ class Side(nn.Module):
         return unit_rows(self.head(self.scaled(x)))
 
     def scaled(self, x: Tensor) -> Tensor:
-        return (x - self.mean) * self.factor  # (n, d)
+        """Scale rows of the layer to what the head expects, (n, d) -> (n, d)."""
+        return (x.to(self.mean.dtype) - self.mean) * self.factor
 
-    def rows(self, function: str, features: Features, device: Any) -> Tensor:
-        """Rows of this side's layer out of what the user passed, checked but not scaled."""
-        x = finite_rows(function, self.name, features, self.layer, device)
-        check_width(function, self.name, x, len(self.mean), "it was fitted on")
-        return x.to(self.mean.device)
+    @torch.no_grad()
+    def matrix(self) -> tuple[Tensor, Tensor]:
+        r"""Return the matrix and the bias of a linear head, with the scaling folded in.
+
+        .. math:: z_i = \frac{W x_i + b}{|W x_i + b|}
+
+        Returns
+        -------
+        tuple of (Tensor, Tensor)
+            W of shape (dim, d) and b of shape (dim,), in float64. Cast them to float32 only if no
+            column has a mean much larger than its standard deviation: in float32, the difference of
+            :math:`W x_i` and :math:`-b` would lose digits.
+
+        Raises
+        ------
+        TypeError
+            If the head is not linear: "linear", "ridge", "cca" and "procrustes" are.
+        """
+        if not isinstance(self.head, nn.Linear):
+            raise no_matrix(self.head)
+        W = self.head.weight.double() * self.factor.double()  # (dim, d)
+        b = -W @ self.mean.double()  # (dim,)
+        return W, b if self.head.bias is None else b + self.head.bias.double()
+
+
+def layer_rows(function: str, side: Side, features: Features, device: Any) -> Tensor:
+    """Rows of the side's layer out of what the user passed, checked but not scaled."""
+    x = finite_rows(function, side.name, features, side.layer, device)
+    check_width(function, side.name, x, len(side.mean), "it was fitted on")
+    return x.to(side.mean.device)
 
 
 def scaling(x: Tensor, standardise: bool) -> tuple[Tensor, Tensor]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from structure_reg.losses.clip import LOGIT_SCALE, ClipLoss
 from structure_reg.losses.structure import StructureLoss
-from structure_reg.losses.temperature import temperature_for_perplexity
 from structure_reg.training.batches import Pairs
 from structure_reg.training.closed_form import CanonicalMap, Heads, canonical_map, shared_width
+from structure_reg.training.copies import different_rows
 from structure_reg.training.objective import Objective, SideStructure
 from structure_reg.training.options import StartOptions
+from structure_reg.training.perplexity import at_perplexity
 from structure_reg.training.trained_heads import WITH_LINEAR_START, heads_at, random_heads
-
-PERPLEXITY = 40.0
 
 
 def starting_objective(pairs: Pairs, o: StartOptions, batch_size: int) -> Objective:
@@ -36,7 +36,7 @@ def starting_objective(pairs: Pairs, o: StartOptions, batch_size: int) -> Object
         logit_scale if o.logit_scale is None else o.logit_scale,
         learn_scale=o.logit_scale is None,
     )
-    return objective.to(x.device)
+    return objective.to(x.device, torch.float32)
 
 
 def side_structures(
@@ -47,15 +47,13 @@ def side_structures(
         return None
     references: Heads = (nn.Identity(), nn.Identity()) if g is None else (g.g_x, g.g_y)
     of_x, of_y = (
-        SideStructure(o.structure or at_perplexity(reference(z), batch_size), reference)
-        for z, reference in zip((pairs.x, pairs.y), references, strict=True)
+        SideStructure(o.structure or default_structure(name, z, reference, batch_size), reference)
+        for name, z, reference in zip("xy", (pairs.x, pairs.y), references, strict=True)
     )
     return of_x, of_y
 
 
-def at_perplexity(frozen: Tensor, batch_size: int) -> StructureLoss:
-    """STRUCTURE at the temperature that gives the rows of a batch the default perplexity."""
-    # As many rows as a batch has, spread over all of them: data sets often come sorted.
-    rows = frozen.detach()[:: max(1, len(frozen) // batch_size)][:batch_size]
-    perplexity = min(PERPLEXITY, len(rows) / 3)
-    return StructureLoss(temperature=temperature_for_perplexity(rows, perplexity))
+def default_structure(
+    name: str, frozen: Tensor, reference: nn.Module, batch_size: int
+) -> StructureLoss:
+    return at_perplexity(name, reference(frozen)[different_rows(frozen)], batch_size)

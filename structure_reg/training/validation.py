@@ -10,22 +10,23 @@ import torch
 from torch import Tensor
 
 from structure_reg.evaluation.retrieval import retrieval
-from structure_reg.training.batches import Batch, Pairs
+from structure_reg.training.batches import Batch
+from structure_reg.training.data import HeldOut
 from structure_reg.training.objective import Objective
 
 # From the share of STRUCTURE's weight at a step to a score; higher is better.
 Validate = Callable[[float], float]
 
 
-def validator(objective: Objective, pairs: Pairs, monitor: str) -> Validate:
+def validator(objective: Objective, rows: HeldOut, monitor: str) -> Validate:
     """Mean recall of the heads, or the negative objective at the step's share of the weight."""
 
     @torch.no_grad()
     def validate(share: float) -> float:
         if monitor == "objective":
-            return -float(objective(Batch(pairs.x, pairs.y, pairs.ids), share).total)
-        z_x, z_y = objective.head_x(pairs.x), objective.head_y(pairs.y)
-        return float(retrieval(z_x, z_y, ids=pairs.ids).mean_recall)
+            return -float(objective(Batch(rows.x, rows.y, rows.ids), share).total)
+        z_x, z_y = objective.head_x(rows.x), objective.head_y(rows.y)
+        return float(retrieval(z_x, z_y, ids=rows.ids, y_ids=rows.y_ids).mean_recall)
 
     return validate
 

@@ -63,6 +63,40 @@ def test_is_the_mean_over_all_orders(
         assert result.x_to_y.queries == 0
 
 
+@settings(max_examples=30, deadline=None)
+@given(sizes=st.tuples(st.integers(2, 8), st.integers(2, 8)), seed=st.integers(0, 2**20))
+def test_csls_is_the_mean_over_all_orders(sizes: tuple[int, int], seed: int) -> None:
+    """With tied rows, which have tied scores too."""
+    x, y = few_directions(sizes[0], seed), few_directions(sizes[1], seed + 1)
+    x_bank, y_bank = normal(12, 2, seed=seed + 2), few_directions(15, seed + 3)
+    ids, y_ids = torch.arange(sizes[0]) % 3, torch.arange(sizes[1]) % 3
+    arrays = x.numpy(), y.numpy(), ids.numpy(), y_ids.numpy()
+    banks = x_bank.numpy(), y_bank.numpy()
+    for budget in (1e-9, 64):
+        with tile_budget(budget):
+            result = retrieval(x, y, ids=ids, y_ids=y_ids, ks=KS, csls=(x_bank, y_bank))
+        x_to_y = oracles_evaluation.csls(*arrays[:2], *banks)
+        y_to_x = oracles_evaluation.csls(*arrays[1::-1], *banks[::-1])
+        np.testing.assert_allclose(x_to_y, y_to_x.T, atol=1e-12)
+        expected = oracles_evaluation.retrieval(*arrays, KS, x_to_y)
+        np.testing.assert_allclose(flat(result.x_to_y), expected, rtol=1e-9, atol=1e-9)
+        expected = oracles_evaluation.retrieval(*arrays[1::-1], *arrays[:1:-1], KS, y_to_x)
+        np.testing.assert_allclose(flat(result.y_to_x), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_csls_of_a_collapsed_head_scores_chance() -> None:
+    point = normal(1, 50, seed=0).float().expand(60, -1)
+    result = retrieval(normal(60, 50, seed=1).float(), point, csls=(point, point), ks=(1, 5))
+    assert result.x_to_y.recall.tolist() == pytest.approx([1 / 60, 5 / 60], rel=1e-6)
+
+
+def test_a_bank_that_is_not_finite_gives_nan() -> None:
+    x, y, bank = (normal(12, 4, seed=seed) for seed in range(3))
+    bank[3, 1] = torch.nan
+    result = retrieval(x, y, csls=(bank, x))
+    assert flat(result.x_to_y)[:-1].isnan().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("positives", [1, 3])
 def test_a_collapsed_head_scores_chance(dtype: torch.dtype, positives: int) -> None:
@@ -177,6 +211,8 @@ IDS = torch.arange(4)
         ((X, X), {"ks": ()}, ValueError, "at least one cut-off in ks, got none"),
         ((X, X), {"ks": (0,)}, ValueError, "ks >= 1, got 0"),
         ((X, X), {"ks": (1.5,)}, TypeError, "ks to be an integer, got float"),
+        ((X, X), {"csls": X}, TypeError, r"csls to be \(x_bank, y_bank\), got Tensor"),
+        ((X, X), {"csls": (X, X[:, :2])}, ValueError, "y_bank with 3 columns, got 2"),
     ],
 )
 def test_refuses(

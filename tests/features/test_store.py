@@ -125,6 +125,7 @@ def test_resumes_within_a_batch(tmp_path: Path, stop: int, monkeypatch: pytest.M
     store = FeatureStore.create(tmp_path / "part", IDS, **options)
     store.record(whole.manifest.extraction)
     store.append({name: x[:stop] for name, x in whole.items()})
+    store.close()
     again = FeatureStore.create(tmp_path / "part", IDS, **options)
     assert again.done == stop
     seen: list[int] = []

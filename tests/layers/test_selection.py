@@ -374,7 +374,7 @@ def test_report_in_a_notebook():
     page = report._repr_html_()
     assert len(page) < 2000
     ElementTree.fromstring(f"<div>{page}</div>")
-    for text in ("<td>best</td><td>&lt;1&gt;</td><td>2</td>", "<p>gain over"):
+    for text in ("<th>best</th><td>&lt;1&gt;</td><td>2</td>", "<p>gain over"):
         assert text in page
 
 

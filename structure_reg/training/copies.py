@@ -1,0 +1,31 @@
+"""Rows that are copies of each other, such as the text of a class, once for each of its images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from structure_reg.training.choice import first_of_each
+
+
+def ids_of_copies(x: Tensor, y: Tensor) -> Tensor | None:
+    """Number of each pair's row among the different rows of the side that has fewer of them.
+
+    None if all rows differ on both sides. Equal rows cannot be told apart, so their pairs can only
+    be positives of each other. One side decides: linking pairs through both would chain most pairs
+    to one another where both have copies.
+    """
+    of_x, of_y = copy_numbers(x), copy_numbers(y)
+    fewer = of_x if of_x.max() < of_y.max() else of_y
+    return None if fewer.max() == len(x) - 1 else fewer
+
+
+def copy_numbers(x: Tensor) -> Tensor:
+    """Number of each row among the different rows; -0 equals 0."""
+    numbers: Tensor = torch.unique(x, dim=0, return_inverse=True)[1]
+    return numbers
+
+
+def different_rows(x: Tensor) -> Tensor:
+    """Positions of the rows without later copies, in order; (m,)."""
+    return first_of_each(copy_numbers(x))
