@@ -8,14 +8,12 @@ samples nor the number of pairs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.utils.checkpoint import checkpoint
 
 from structure_reg._gram import square_norms, squared_distances
 from structure_reg._precision import promote
@@ -93,7 +91,7 @@ def gram_sums(layers: Sequence[Layer]) -> tuple[Tensor, Margins]:
     radial = layers[0].rate is not None
     for a, b in upper_tiles(n, side):
         if recompute:
-            products, sums_a, sums_b = checkpoint(tile_sums, a, b, layers, use_reentrant=False)
+            products, sums_a, sums_b = recomputed(tile_sums, a, b, layers)
         else:
             products, sums_a, sums_b = tile_sums(a, b, layers)
         inner = inner + (products if a == b else 2 * products)
@@ -123,8 +121,16 @@ def linear_margins(layers: Sequence[Layer]) -> Margins:
 def linear_rows(x: Tensor) -> Tensor:
     """Row sums of x x^T without the diagonal, (n,) in float64."""
     total = x.sum(0, dtype=torch.float64)  # (d,)
-    sums = partial(checkpoint, product_with_others, use_reentrant=False)  # or keeps x in float64
-    return torch.cat([sums(rows, total) for rows in torch.split(x, ROWS)])
+    blocks = torch.split(x, ROWS)
+    # Made anew in the backward pass, which otherwise keeps x in float64.
+    return torch.cat([recomputed(product_with_others, rows, total) for rows in blocks])
+
+
+def recomputed(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function whose intermediate results the backward pass makes again."""
+    from torch.utils.checkpoint import checkpoint  # which imports PyTorch 2.6's compiler
+
+    return checkpoint(function, *arguments, use_reentrant=False)
 
 
 def product_with_others(rows: Tensor, total: Tensor) -> Tensor:
