@@ -9,12 +9,14 @@ from typing import Any
 
 from torch import Tensor
 
+from structure_reg._checks import check_count
 from structure_reg._table import html_table
 from structure_reg.layers.plotting import Marks, Side, heat_map
 from structure_reg.layers.significance import ALPHA
 from structure_reg.layers.stability import HALVINGS
 
 # Numbers of a pair in the report, and the width of their columns.
+BLEND = 3  # layers a side in the printed report
 NUMBERS = {"score": 9, "chance": 9, "calibrated": 12, "p (any pair)": 14}
 
 
@@ -96,6 +98,25 @@ class LayerSelection:
         """Name of the chosen layer of y."""
         return self.y_names[self.y_layer]
 
+    def blend(self, layers: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the layers of each side that are most similar to a layer of the other side.
+
+        Parameters
+        ----------
+        layers : int
+            Number of layers of each side, at least 1. A side with fewer layers that have a score
+            gives all of those.
+
+        Returns
+        -------
+        tuple of two tuples of int
+            Positions of the layers of x and of y, from first to last.
+        """
+        check_count("LayerSelection.blend", "layers", layers)
+        scores = self.scores.nan_to_num(-math.inf)
+        x, y = (most_similar(scores.amax(axis), layers) for axis in (1, 0))
+        return x, y
+
     @property
     def _best(self) -> tuple[int, int]:
         return self.x_layer, self.y_layer
@@ -106,14 +127,15 @@ class LayerSelection:
 
     def __str__(self) -> str:
         """Return a table of the best and the last pair, the gain, and the warnings."""
-        return "\n".join([self._settings(), *self._table(), self.verdict(), *self._warnings()])
+        parts = [self._settings(), *self._table(), self.verdict(), self._blend(), *self._warnings()]
+        return "\n".join(parts)
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
         rows = [(label, *names, *numbers) for label, names, numbers in self._pairs()]
-        notes = [*self.verdict().splitlines(), *self._warnings()]
+        notes = [*self.verdict().splitlines(), self._blend(), *self._warnings()]
         return html_table([("", "x", "y", *NUMBERS), *rows], self._settings(), notes)
 
     def _settings(self) -> str:
@@ -138,6 +160,11 @@ class LayerSelection:
             yield f"{label:6}{x_name:>{width}}  {y_name:>{width}}" + "".join(
                 f"{cell:>{columns}}" for cell, columns in cells
             )
+
+    def _blend(self) -> str:
+        x, y = self.blend(BLEND)
+        of_x, of_y = [self.x_names[i] for i in x], [self.y_names[j] for j in y]
+        return f"blend of up to {BLEND} a side: {', '.join(of_x)} with {', '.join(of_y)}"
 
     def _warnings(self) -> list[str]:
         return [f"warning: {warning}" for warning in self.warnings]
@@ -208,6 +235,12 @@ class LayerSelection:
         """
         plain = {field.name: plain_value(getattr(self, field.name)) for field in fields(self)}
         return plain | {"x_name": self.x_name, "y_name": self.y_name}
+
+
+def most_similar(scores: Tensor, count: int) -> tuple[int, ...]:
+    """Positions of the highest scores, in order of position; never those without a score."""
+    first = scores.argsort(descending=True, stable=True)[:count].tolist()
+    return tuple(sorted(i for i in first if scores[i] > -math.inf))
 
 
 def plain_value(value: Any) -> Any:

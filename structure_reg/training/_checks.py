@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -57,12 +58,35 @@ def check_head(head: Any, names: Collection[str]) -> None:
 
 def check_layer_choice(layers: Any) -> None:
     if isinstance(layers, str):
-        check_choice("Aligner", "layers", layers, ("select", "last"))
-    elif not isinstance(layers, tuple) or len(layers) != 2:
+        check_choice("Aligner", "layers", layers, ("blend", "select", "last", "all"))
+    elif isinstance(layers, Integral) and not isinstance(layers, bool):
+        check_count("Aligner", "layers", layers)
+    elif not isinstance(layers, tuple | list) or len(layers) != 2:
         raise TypeError(
-            "Aligner: expected layers to be 'select', 'last' or a pair of them, "
-            f"got {type(layers).__name__}"
+            "Aligner: expected layers to be 'blend', 'select', 'last', 'all', a number of layers, "
+            f"or a layer or a list of layers for each side, got {type(layers).__name__}"
         )
+
+
+def check_layer_rows(function: str, name: str, layers: Sequence[Tensor]) -> None:
+    counts = sorted({len(rows) for rows in layers})
+    if len(counts) > 1:
+        got = " and ".join(map(str, counts))
+        raise ValueError(
+            f"{function}: expected the layers of {name} with the same number of rows, got {got}"
+        )
+
+
+def check_blend(function: str, name: str, layers: Sequence[Any]) -> None:
+    if not layers:
+        raise ValueError(f"{function}: expected a blend of at least one layer of {name}, got none")
+
+
+def no_blend(function: str, name: str, layers: Sequence[Any]) -> ValueError:
+    return ValueError(
+        f"{function}: expected {name} with the layers {', '.join(map(repr, layers))}, "
+        "as a list or a mapping, got one array"
+    )
 
 
 def check_seed(function: str, seed: Any) -> None:

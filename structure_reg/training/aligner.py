@@ -15,7 +15,6 @@ from structure_reg.layers.report import LayerSelection
 from structure_reg.training._checks import (
     check_device_name,
     check_layer_choice,
-    check_not_constant,
     check_pairs,
     no_fit,
 )
@@ -28,9 +27,15 @@ from structure_reg.training.estimator import changed_options, options_of, set_op
 from structure_reg.training.file import STORED_OPTIONS, AlignerFile, read_aligner, write_aligner
 from structure_reg.training.fitting import closed_form_heads, trained_heads
 from structure_reg.training.history import History
-from structure_reg.training.inputs import Features, as_given, as_ids, finite_rows, layer_of
+from structure_reg.training.inputs import (
+    Features,
+    as_given,
+    as_ids,
+    layer_of,
+    layers_of_blend,
+)
 from structure_reg.training.options import checked_options, plain
-from structure_reg.training.side import Side, layer_rows, scaling
+from structure_reg.training.side import Side, fitted_side, layer_rows
 from structure_reg.training.state import own_state
 
 FEWEST = 8  # pairs, as select_layers and select_cca need them
@@ -43,8 +48,9 @@ class Aligner:
               + \lambda \, \tfrac12 \bigl( R(g_x(x), z_x) + R(g_y(y), z_y) \bigr),
               \qquad z_x = f_x(x), \; z_y = f_y(y)
 
-    with a contrastive loss L of the pairs and STRUCTURE R of each side. By default, the pair of
-    layers is selected by mutual kNN; a canonical correlation analysis g, whose ridges are chosen on
+    with a contrastive loss L of the pairs and STRUCTURE R of each side. By default, each side is a
+    blend of its layers that are most similar to the other side's, as many as predict held-out pairs
+    best; a canonical correlation analysis g, whose ridges are chosen on
     held-out pairs, finds the directions that both sides share; the heads f start from it, and
     STRUCTURE preserves the neighbourhoods of the frozen features in these directions. Gaussian
     noise on x and y shows both terms rows around the training pairs.
@@ -61,9 +67,13 @@ class Aligner:
         "cca", "csa", "procrustes", "asif". A pair of modules is trained in place. A callable is
         called as ``head(d, dim)`` for each side, for instance
         ``functools.partial(MlpHead, dropout=0.1)``. Both are converted to float32.
-    layers : {"select", "last"} or pair
-        Layers to align when a side has several: the pair that :func:`select_layers` finds on the
-        training pairs, the last layer of both, or a name or position for each side.
+    layers : {"blend", "select", "last", "all"}, int, or pair
+        Layers to align when a side has several. A blend is several layers side by side, each
+        scaled to the same mean length of its rows. "blend": as many layers of each side, one
+        included, as predict held-out training pairs best. An int: the blend of so many layers of
+        each side, those that are most similar to a layer of the other side. "all": all layers that
+        are not constant. "select": the best pair of single layers by :func:`select_layers`. "last":
+        the last layer of both sides. A pair: for each side a name or position, or a list of them.
     dim : int
         Width of the shared space. Closed forms and CCA starts cap it at min(n - 1, d_x, d_y); ridge
         and ASIF set their own.
@@ -136,9 +146,9 @@ class Aligner:
         :meth:`transform_x`. Export these, not `heads_`. They hold the tensors of this Aligner:
         take a deep copy to change their dtype or device.
     layers_ : tuple
-        Names or positions of the aligned layers.
+        Name or position of the aligned layer of each side, or the list of those of a blend.
     selection_ : LayerSelection or None
-        Report of the layer selection, with ``layers="select"`` and several layers.
+        Report of the layer selection, unless the layers were given or there was one a side.
     history_ : dict of lists
         For each step "contrastive", "structure" (without its weight), "logit_scale" and "weight".
         The lists have the same length, so ``pandas.DataFrame(aligner.history_)`` is a table. Empty
@@ -175,7 +185,7 @@ class Aligner:
         self,
         *,
         head: Any = "linear",
-        layers: Any = "select",
+        layers: Any = "blend",
         dim: int = 512,
         structure_weight: float = 50.0,
         keep: str = "shared",
@@ -264,7 +274,7 @@ class Aligner:
 
     @property
     def layers_(self) -> tuple[Any, Any]:
-        """Names or positions of the aligned layers."""
+        """Layer, or list of layers, of each side."""
         side_x, side_y = self._sides
         return side_x.layer, side_y.layer
 
@@ -321,15 +331,10 @@ class Aligner:
         check_layer_choice(self.layers)
         check_device_name(self.device)
         start, training = checked_options(options_of(self))
-        layers = tuple(map(plain, self.layers)) if isinstance(self.layers, tuple) else self.layers
-        (layer_x, layer_y), self.selection_ = choose_layers(layers, x, y, ids, self.device)
-        X = finite_rows(name, "x", x, layer_x, self.device)
-        Y = finite_rows(name, "y", y, layer_y, self.device)
+        (layer_x, layer_y), self.selection_ = choose_layers(self.layers, x, y, ids, self.device)
+        side_x, X = fitted_side("x", x, layer_x, self.standardise, self.device)
+        side_y, Y = fitted_side("y", y, layer_y, self.standardise, self.device)
         check_pairs(name, X, Y, FEWEST)
-        check_not_constant(name, "x", X)
-        check_not_constant(name, "y", Y)
-        side_x = Side("x", layer_x, *scaling(X, self.standardise))
-        side_y = Side("y", layer_y, *scaling(Y, self.standardise))
         sides = side_x, side_y
         pairs = Pairs(side_x.scaled(X), side_y.scaled(Y), as_ids(name, ids, X))
         if start.closed_form:
@@ -354,7 +359,8 @@ class Aligner:
         Parameters
         ----------
         x : array or Tensor of shape (n, d), or a sequence or mapping of them
-            Features of the aligned layer, or of all layers as in :meth:`fit`.
+            Features of the aligned layer, or a sequence or mapping with the layers of the
+            blend, or with all layers as in :meth:`fit`.
 
         Returns
         -------
@@ -377,7 +383,8 @@ class Aligner:
         Parameters
         ----------
         y : array or Tensor of shape (n, d), or a sequence or mapping of them
-            Features of the aligned layer, or of all layers as in :meth:`fit`.
+            Features of the aligned layer, or a sequence or mapping with the layers of the
+            blend, or with all layers as in :meth:`fit`.
 
         Returns
         -------
@@ -493,7 +500,8 @@ class Aligner:
         self._check_fitted(function)
         side = self._sides[index]
         rows = layer_rows(function, side, features, self.device)
-        return as_given(side(rows), layer_of(function, side.name, features, side.layer))
+        one = layer_of(function, side.name, features, layers_of_blend(side.layer)[0])
+        return as_given(side(rows), one)
 
     def _check_fitted(self, function: str) -> None:
         if not hasattr(self, "_sides"):

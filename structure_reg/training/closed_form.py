@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from structure_reg.heads.asif import fit_asif
 from structure_reg.heads.cca import fit_cca
-from structure_reg.heads.cca_selection import select_cca
+from structure_reg.heads.cca_selection import CcaSelection, select_cca
 from structure_reg.heads.csa import fit_csa
 from structure_reg.heads.linear import LinearHead
 from structure_reg.heads.procrustes import fit_procrustes
@@ -18,6 +18,7 @@ from structure_reg.heads.ridge import fit_ridge
 
 Heads = tuple[nn.Module, nn.Module]
 FEWEST_IDS = 8  # that select_cca can divide into folds
+SAMPLE = 1500  # pairs that are enough to choose ridges
 
 CLOSED_FORMS: dict[str, Callable[[Tensor, Tensor, int, bool], Heads]] = {
     "ridge": lambda x, y, _, standardise: fit_ridge(x, y, standardise=standardise),
@@ -40,14 +41,19 @@ class CanonicalMap(NamedTuple):
 
 def canonical_map(x: Tensor, y: Tensor, ids: Tensor | None, dim: int) -> CanonicalMap:
     """Choose ridges and power on held-out pairs, and fit `dim` directions to all of them."""
+    cca = held_out_cca(x, y, ids)
+    g_x, g_y = fit_cca(x, y, dim=dim, ridge=cca.ridge, power=cca.power, standardise=False)
+    return CanonicalMap(g_x, g_y, cca.logit_scale)
+
+
+def held_out_cca(x: Tensor, y: Tensor, ids: Tensor | None) -> CcaSelection:
+    """Ridges, power and scale with the smallest loss on held-out pairs, and that loss."""
     if ids is not None and are_classes(ids):
         # Held-out classes would be too few to compare ridges, and their rows come back anyway: each
         # class is in every fold. That its pairs are negatives of one another adds nearly the same
         # to the loss of every ridge.
         ids = None
-    cca = select_cca(x, y, ids=ids, standardise=False)
-    g_x, g_y = fit_cca(x, y, dim=dim, ridge=cca.ridge, power=cca.power, standardise=False)
-    return CanonicalMap(g_x, g_y, cca.logit_scale)
+    return select_cca(x, y, ids=ids, standardise=False, max_samples=SAMPLE)
 
 
 def are_classes(ids: Tensor) -> bool:

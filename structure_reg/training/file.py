@@ -71,7 +71,9 @@ def read_aligner(path: str | PathLike[str], device: str | torch.device) -> Align
 
 
 def layer_text(side: str, layer: Any) -> Any:
-    """A layer's name as JSON holds it: a tuple becomes a list, which no name can be."""
+    """A layer as JSON holds it: a tuple becomes a list, and a blend an object with its layers."""
+    if isinstance(layer, list):
+        return {"blend": [layer_text(side, part) for part in layer]}
     if isinstance(layer, tuple):
         return [layer_text(side, part) for part in layer]
     if plain(layer) is None or isinstance(plain(layer), str | float | int):
@@ -80,6 +82,8 @@ def layer_text(side: str, layer: Any) -> Any:
 
 
 def layer_of_text(text: Any) -> Any:
+    if isinstance(text, dict):
+        return [layer_of_text(part) for part in text["blend"]]
     hash(layer := tuple(map(layer_of_text, text)) if isinstance(text, list) else text)
     return layer
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -15,6 +15,7 @@ from structure_reg._ids import id_values, number
 from structure_reg.training._checks import (
     check_finite,
     check_id_count,
+    check_layer_rows,
     check_matrix,
     no_layer,
     no_layers,
@@ -57,11 +58,28 @@ def layer_of(function: str, name: str, features: Features, layer: Any) -> Any:
     raise no_layer(function, name, layer, names)
 
 
-def finite_rows(function: str, name: str, features: Features, layer: Any, device: Any) -> Tensor:
-    """Rows of one layer in float32, without NaN and infinity."""
-    rows = as_tensor(function, name, layer_of(function, name, features, layer), device)
-    check_finite(function, name, rows)
-    return rows
+def finite_layers(
+    function: str, name: str, features: Features, layer: Any, device: Any
+) -> list[Tensor]:
+    """Rows of a layer, or of each layer of a blend, in float32 and without NaN and infinity."""
+    layers = [
+        as_tensor(function, name, layer_of(function, name, features, one), device)
+        for one in layers_of_blend(layer)
+    ]
+    check_layer_rows(function, name, layers)
+    for rows in layers:
+        check_finite(function, name, rows)
+    return layers
+
+
+def joined(layers: Sequence[Tensor]) -> Tensor:
+    """Layers side by side, (n, Σ d)."""
+    return layers[0] if len(layers) == 1 else torch.cat(list(layers), 1)
+
+
+def layers_of_blend(layer: Any) -> list[Any]:
+    """The layers of a blend, which is a list of them; one layer stands for itself."""
+    return layer if isinstance(layer, list) else [layer]
 
 
 def as_ids(function: str, ids: Any, x: Tensor) -> Tensor | None:

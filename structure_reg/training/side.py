@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 from structure_reg._checks import check_width
 from structure_reg._gram import unit_rows
 from structure_reg.heads.columns import column_scaling
-from structure_reg.training._checks import no_matrix
-from structure_reg.training.inputs import Features, finite_rows
+from structure_reg.training._checks import check_not_constant, no_blend, no_matrix
+from structure_reg.training.inputs import Features, finite_layers, has_layers, joined
+
+FIT = "Aligner.fit"
 
 
 class Side(nn.Module):
@@ -28,10 +31,12 @@ class Side(nn.Module):
     name : {"x", "y"}
         Name of the side in error messages.
     layer
-        Name or position of the encoder's layer.
+        Name or position of the encoder's layer; a list of them for a blend.
     mean, factor : Tensor of shape (d,)
         Mean :math:`\mu` of the columns over the training pairs, and 1 over their standard deviation
-        :math:`\phi`, or 0 for a constant column. Without standardising, 0 and 1.
+        :math:`\phi`, or 0 for a constant column. Without standardising, 0 and 1. In a blend, the
+        columns of each layer are also divided by the mean length of the layer's rows, so that no
+        layer outweighs another.
     head : nn.Module, optional
         Head f, from (n, d) to (n, dim). The identity by default.
 
@@ -74,7 +79,18 @@ class Side(nn.Module):
         self.head = head or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map rows of the layer to rows of unit length, (n, d) -> (n, dim)."""
+        """Map rows of the layer to rows of unit length, (n, d) -> (n, dim).
+
+        Parameters
+        ----------
+        x : Tensor of shape (n, d)
+            Rows of the layer, or of the layers of a blend side by side, in the order of `layer`.
+
+        Returns
+        -------
+        Tensor of shape (n, dim)
+            Rows of unit length.
+        """
         return unit_rows(self.head(self.scaled(x)))
 
     def scaled(self, x: Tensor) -> Tensor:
@@ -107,15 +123,46 @@ class Side(nn.Module):
 
 
 def layer_rows(function: str, side: Side, features: Features, device: Any) -> Tensor:
-    """Rows of the side's layer out of what the user passed, checked but not scaled."""
-    x = finite_rows(function, side.name, features, side.layer, device)
+    """Rows of the side's layers, side by side, out of what the user passed; not scaled."""
+    if isinstance(side.layer, list) and not has_layers(features):
+        raise no_blend(function, side.name, side.layer)
+    x = joined(finite_layers(function, side.name, features, side.layer, device))
     check_width(function, side.name, x, len(side.mean), "it was fitted on")
     return x.to(side.mean.device)
+
+
+def fitted_side(
+    name: str, features: Features, layer: Any, standardise: bool, device: Any
+) -> tuple[Side, Tensor]:
+    """A side that scales the training rows, without a head as yet, and those rows."""
+    layers = finite_layers(FIT, name, features, layer, device)
+    x = joined(layers)
+    check_not_constant(FIT, name, x)
+    return Side(name, layer, *scaling_of(layers, standardise)), x
+
+
+def scaling_of(layers: Sequence[Tensor], standardise: bool) -> tuple[Tensor, Tensor]:
+    """Mean and factor of the columns of one layer, or of the layers of a blend."""
+    if len(layers) == 1:
+        return scaling(layers[0], standardise)
+    means, factors = [], []
+    for x in layers:
+        of_columns = column_scaling(FIT, "features", x, standardise=standardise)
+        mean, factor = (z.to(x.dtype) for z in of_columns)
+        means.append(mean)
+        factors.append(factor / mean_length((x - mean) * factor))
+    return torch.cat(means), torch.cat(factors)
 
 
 def scaling(x: Tensor, standardise: bool) -> tuple[Tensor, Tensor]:
     """Mean of each column and 1 over its standard deviation, or 0 and 1."""
     if not standardise:
         return torch.zeros_like(x[0]), torch.ones_like(x[0])
-    mean, factor = column_scaling("Aligner.fit", "features", x, standardise=True)
+    mean, factor = column_scaling(FIT, "features", x, standardise=True)
     return mean.to(x.dtype), factor.to(x.dtype)
+
+
+def mean_length(x: Tensor) -> Tensor:
+    """Mean length of the rows; 1 where all are 0."""
+    length = torch.linalg.vector_norm(x, dim=1).mean()
+    return torch.where(length == 0, 1, length)
