@@ -9,11 +9,13 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from structure_reg._arrays import Array
+from structure_reg._precision import needs_float64
 from structure_reg.similarity.nearest import Neighbours
 from structure_reg.similarity.neighbours import knn_pair
 from structure_reg.similarity.overlap import edge_blocks, nan_grid
 
 
+@needs_float64
 def cknna(x: Array, y: Array, *, k: int | str | None = None, mask: Array | None = None) -> Tensor:
     r"""Centred kernel nearest-neighbour alignment: debiased CKA of cosines between neighbours.
 
