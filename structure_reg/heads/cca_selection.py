@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -128,6 +128,20 @@ def select_cca(
     standardise = check_flag(name, "standardise", standardise)
     max_samples = check_count(name, "max_samples", max_samples, least=8)
     generator = generator or torch.Generator().manual_seed(0)
+    return chosen_cca(x, y, ids, standardise, max_samples, generator)
+
+
+@torch.no_grad()
+def chosen_cca(
+    x: Any,
+    y: Any,
+    ids: Tensor | None,
+    standardise: bool,
+    max_samples: int,
+    generator: torch.Generator,
+) -> CcaSelection:
+    """The choice for tensors, or for what has their length and device and gives rows by index."""
+    name = "select_cca"
     rows, fold = folds(name, x, ids, 4, max_samples, generator)
     group = torch.arange(len(rows), device=x.device) if ids is None else ids[rows]
     parts = [

@@ -247,6 +247,13 @@ def moments_of_rows(function: str, pairs: PairRows) -> PairMoments:
     return moments
 
 
+def rescale(moments: PairMoments, mean: Tensor, factor: Tensor) -> None:
+    """Make moments of z those of (z - mean) * factor, in place."""
+    mu, M = moments._known()
+    mu.sub_(mean).mul_(factor)
+    M.mul_(factor).mul_(factor[:, None])
+
+
 def as_pairs(function: str, x: Array | PairMoments, y: Array | None) -> PairRows | PairMoments:
     """What a closed form is fitted to, checked."""
     if isinstance(x, PairMoments):
