@@ -333,12 +333,12 @@ class Aligner:
         at_once = pairs_at_once(start, training)
         sides, pairs = scaled_pairs(rows, (layer_x, layer_y), start.standardise, at_once)
         pairs = pairs._replace(ids=as_ids(name, ids, pairs.x))
+        if pairs.ids is None:
+            pairs = pairs._replace(ids=ids_of_copies(pairs.x, pairs.y))
         if start.closed_form:
-            heads = closed_form_heads(pairs, start.head, start.dim, start.standardise)
+            heads = closed_form_heads(pairs, start.head, start.dim)
             self.history_ = History()
         else:
-            if pairs.ids is None:
-                pairs = pairs._replace(ids=ids_of_copies(pairs.x, pairs.y))
             if unpaired is not None:
                 pairs = pairs._replace(unpaired=unpaired_rows(sides, unpaired))
             others = None

@@ -14,7 +14,6 @@ from structure_reg.heads.cca_selection import CcaSelection, chosen_cca
 from structure_reg.heads.columns import scaled_moments
 from structure_reg.heads.csa import fit_csa
 from structure_reg.heads.linear import LinearHead, linear_head
-from structure_reg.heads.moments import PairMoments
 from structure_reg.heads.procrustes import fit_procrustes, product_of_unit_rows
 from structure_reg.heads.ridge import fit_ridge
 from structure_reg.heads.spectra import paired_directions
@@ -25,38 +24,44 @@ Heads = tuple[nn.Module, nn.Module]
 FEWEST_IDS = 8  # that select_cca can divide into folds
 SAMPLE = 1500  # pairs that are enough to choose ridges
 
-CLOSED_FORMS: dict[str, Callable[[Any, Any, int, bool], Heads]] = {
-    "ridge": lambda x, y, _, standardise: fit_ridge(x, y, standardise=standardise),
-    "cca": lambda x, y, dim, standardise: fit_cca(x, y, dim=dim, standardise=standardise),
-    "csa": lambda x, y, dim, standardise: fit_csa(x, y, dim=dim, standardise=standardise),
-    "procrustes": lambda x, y, dim, standardise: fit_procrustes(
-        x, y, dim=dim, standardise=standardise
-    ),
-    "asif": lambda x, y, _, standardise: fit_asif(x, y, standardise=standardise),
+# The columns are scaled already: those of a blend would lose the weights of their layers.
+CLOSED_FORMS: dict[str, Callable[[Pairs, int], Heads]] = {
+    "ridge": lambda pairs, _: fit_ridge(*rows_or_moments(pairs), standardise=False),
+    "cca": lambda pairs, dim: canonical_map(pairs, dim)[:2],
+    "csa": lambda pairs, dim: csa_heads(pairs, dim),
+    "procrustes": lambda pairs, dim: procrustes_heads(pairs, dim),
+    "asif": lambda pairs, _: fit_asif(*in_memory(pairs), standardise=False),
 }
 
 
-def closed_form_heads(pairs: Pairs, head: str, dim: int, standardise: bool) -> Heads:
+def closed_form_heads(pairs: Pairs, head: str, dim: int) -> Heads:
     """Fit the heads to the rows, or to their moments where the rows are not held in memory."""
-    dim = shared_width(dim, pairs.x, pairs.y)
-    if pairs.moments is not None and head == "procrustes":
-        return procrustes_of_blocks(pairs, pairs.moments, dim, standardise)
-    return CLOSED_FORMS[head](*rows_or_moments(pairs), dim, standardise)
+    return CLOSED_FORMS[head](pairs, shared_width(dim, pairs.x, pairs.y))
+
+
+def csa_heads(pairs: Pairs, dim: int) -> Heads:
+    """CSA with the ridges that a CCA chooses on held-out pairs."""
+    ridge = held_out_cca(pairs.x, pairs.y, pairs.ids).ridge
+    return fit_csa(*rows_or_moments(pairs), dim=dim, ridge=ridge, standardise=False)
+
+
+def procrustes_heads(pairs: Pairs, dim: int) -> Heads:
+    """:func:`fit_procrustes` brings rows to unit length, which moments do not tell."""
+    if pairs.moments is None:
+        return fit_procrustes(*in_memory(pairs), dim=dim, standardise=False)
+    C = scaled_moments(pairs.moments, standardise=False)
+    XY = product_of_unit_rows(pairs.x, pairs.y, C.x, C.y)
+    U, _, V = paired_directions(XY, dim)
+    return linear_head(U, *C.x, pairs.moments.dtype), linear_head(V, *C.y, pairs.moments.dtype)
+
+
+def in_memory(pairs: Pairs) -> tuple[Any, Any]:
+    return pairs.x, pairs.y
 
 
 def rows_or_moments(pairs: Pairs) -> tuple[Any, Any]:
     """What closed forms are fitted to."""
-    return (pairs.x, pairs.y) if pairs.moments is None else (pairs.moments, None)
-
-
-def procrustes_of_blocks(
-    pairs: Pairs, moments: PairMoments, dim: int, standardise: bool
-) -> tuple[LinearHead, LinearHead]:
-    """:func:`fit_procrustes` brings rows to unit length, which moments do not tell."""
-    C = scaled_moments(moments, standardise)
-    XY = product_of_unit_rows(pairs.x, pairs.y, C.x, C.y)
-    U, _, V = paired_directions(XY, dim)
-    return linear_head(U, *C.x, moments.dtype), linear_head(V, *C.y, moments.dtype)
+    return in_memory(pairs) if pairs.moments is None else (pairs.moments, None)
 
 
 class CanonicalMap(NamedTuple):
