@@ -111,7 +111,7 @@ def clip_gradient(
     ids: Tensor | None,
     label_smoothing: float,
     tiling: Sequence[int],
-    terms: list[Tensor],
+    terms: Sequence[Tensor],
     needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradient by x, y and s; that of x and y is empty where `needs` does not ask for it."""

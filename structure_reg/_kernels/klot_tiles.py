@@ -28,7 +28,7 @@ from structure_reg._precision import full_precision
 def klot_sum(
     x: Tensor,
     y: Tensor,
-    teacher: list[Tensor],
+    teacher: Sequence[Tensor],
     potentials: Tensor,
     scales: Tensor,
     n: int,

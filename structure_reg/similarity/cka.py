@@ -155,8 +155,14 @@ def cka_matrix(xs: Sequence[Tensor], ys: Sequence[Tensor], kernel: str, debiased
         inner, margins = kernel_sums(layers, rows, columns)
         H = hsic(inner, margins, margins, debiased=debiased)
         roots = norms(inner, margins, debiased=debiased, eps=torch.finfo(dtype).eps)
-        C = cosine(H[rows][:, columns], roots[rows], roots[columns], debiased=debiased)
+        pairs = take(take(H, rows).mT, columns).mT
+        C = cosine(pairs, take(roots, rows), take(roots, columns), debiased=debiased)
         return C.to(dtype)  # (LA, LB)
+
+
+def take(x: Tensor, index: Sequence[int]) -> Tensor:
+    """x[index], without the wait for a GPU that copying a list of indices to it takes."""
+    return torch.stack([x[i] for i in index])
 
 
 def kernel_sums(

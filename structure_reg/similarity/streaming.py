@@ -12,8 +12,8 @@ from structure_reg._checks import check_count, check_flag, check_paired, check_w
 from structure_reg._gram import square_norms
 from structure_reg._precision import full_precision, needs_float64, result_dtype
 from structure_reg.similarity.cka import least_rows
-from structure_reg.similarity.features import longest_rows, off_diagonal_product
-from structure_reg.similarity.grams import product_with_others
+from structure_reg.similarity.features import off_diagonal_product
+from structure_reg.similarity.grams import longest_rows, product_with_others
 from structure_reg.similarity.hsic import cosine, root_above_rounding
 from structure_reg.similarity.origin import typical_row
 
