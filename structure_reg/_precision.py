@@ -61,7 +61,7 @@ def float64_device(device: torch.device) -> torch.device:
 
 def double(x: Tensor) -> Tensor:
     """x in float64, on the CPU if its device has no float64."""
-    return x.to(float64_device(x.device), torch.float64)
+    return x.to(float64_device(x.device)).double()
 
 
 def needs_float64(function: Callable[P, R]) -> Callable[P, R]:

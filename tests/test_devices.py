@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 import structure_reg as sr
+from structure_reg import __main__ as program
 from structure_reg import _precision
 
 HERE = torch.device("meta")  # the only type, next to the CPU's, that every build can differentiate
@@ -64,6 +65,8 @@ def run(operator: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     stays = any(isinstance(leaf, OnDevice) for leaf in inputs)
     target = kwargs.get("device")
+    if stays and kwargs.get("dtype") == torch.float64:
+        raise TypeError("the device does not support float64, not even on the way to the CPU")
     moves = target is not None or "copy_" in str(operator)  # the one operator of two devices
     if stays and not moves and any(not isinstance(x, OnDevice) and x.ndim for x in inputs):
         raise RuntimeError(f"{operator}: expected all tensors to be on one device")
@@ -267,11 +270,23 @@ def test_a_map_in_float64_comes_back_on_the_cpu(device: Device) -> None:
         assert_same(ours.matrix(), side.matrix())
 
 
+def test_the_self_test_passes_on_a_device_without_float64(
+    device: Device, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(program, "devices", lambda: [HERE])
+    with device:
+        assert program.main() == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("  ok") for line in printed) == len(program.COMPARISONS)
+
+
 def test_the_simulated_device_has_no_float64_and_mixes_with_no_other(device: Device) -> None:
     x = OnDevice(rows())
     with device:
         with pytest.raises(TypeError, match="float64"):
             x.double()
+        with pytest.raises(TypeError, match="float64"):
+            x.to("cpu", torch.float64)
         with pytest.raises(TypeError, match="float64"):
             torch.zeros(2, dtype=torch.float64, device=HERE)
         with pytest.raises(RuntimeError, match="one device"):
