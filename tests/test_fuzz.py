@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import fuzz
 import pytest
+import torch
 
-CASES = 400
-PARTS = 8
+CASES = 240
+PARTS = 6
 
 
 @pytest.mark.parametrize("part", range(PARTS))
@@ -26,28 +31,23 @@ def test_a_case_follows_from_its_number() -> None:
     assert all(x.equal(y) for x, y in zip(first.tensors, again.tensors, strict=True))
 
 
+SHARP = ("alignment", "cka", "clip_loss", "structure_loss", "mutual_knn", "rv")
+
+
 @pytest.mark.parametrize("error", [1e-3, float("nan"), -10.0])
 def test_a_wrong_value_is_found(error: float) -> None:
-    """Of the cases that compare values, or know their range, all notice an error this large."""
-    noticed, compared = 0, 0
-    for number in range(120):
+    """Every case that compares a value in float64 notices an error of a thousandth."""
+    compared = 0
+    for number in range(300):
         case, rng = fuzz.draw_case(2, number)
-        if case.function not in ("alignment", "cka", "clip_loss", "structure_loss", "mutual_knn"):
-            continue
-        try:
-            outcome = fuzz.check(case, rng)
-        except fuzz.Failure:
-            continue
-        if not outcome.startswith("value"):
-            continue
-        case, rng = fuzz.draw_case(2, number)
-        compared += 1
-        wrong = fuzz.replace(case, call=off_by(case.call, error))
-        with pytest.raises(fuzz.Failure):
-            fuzz.check(wrong, rng)
-        noticed += 1
-    assert noticed == compared > 10
+        wide = all(x.dtype == torch.float64 for x in case.tensors)
+        if case.function in SHARP and wide and fuzz.check(case, rng).startswith("value"):
+            compared += 1
+            case, rng = fuzz.draw_case(2, number)
+            with pytest.raises(fuzz.Failure):
+                fuzz.check(replace(case, call=off_by(case.call, error)), rng)
+    assert compared >= 5
 
 
-def off_by(call, error):  # type: ignore[no-untyped-def]
+def off_by(call: Callable[..., Any], error: float) -> Callable[..., Any]:
     return lambda *tensors: call(*tensors) + error
