@@ -37,6 +37,7 @@ from structure_reg.losses.clip import ClipLoss, clip_loss
 from structure_reg.losses.diagnostics import StructureDiagnostics, structure_diagnostics
 from structure_reg.losses.divergence import js_divergence, reverse_js_divergence
 from structure_reg.losses.frozen import FrozenStructure
+from structure_reg.losses.klot import KlotLoss, klot_loss
 from structure_reg.losses.siglip import SigLipLoss, siglip_loss
 from structure_reg.losses.structure import StructureLoss, structure_loss
 from structure_reg.losses.temperature import temperature_for_perplexity
@@ -69,6 +70,7 @@ __all__ = [
     "FeatureStore",
     "FrozenStructure",
     "GatedHead",
+    "KlotLoss",
     "LayerSelection",
     "LinearHead",
     "MinibatchCKA",
@@ -104,6 +106,7 @@ __all__ = [
     "freeze",
     "jaccard_knn",
     "js_divergence",
+    "klot_loss",
     "layer_similarity",
     "lcs_knn",
     "load_heads",

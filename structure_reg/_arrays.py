@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from structure_reg._checks import (
@@ -21,7 +20,12 @@ from structure_reg._checks import (
     no_readable_array,
 )
 
-Array = Tensor | ArrayLike
+if TYPE_CHECKING:  # numpy.typing takes milliseconds of start-up
+    from numpy.typing import ArrayLike, NDArray
+
+    Array = Tensor | ArrayLike
+else:
+    Array = Any
 
 
 def as_tensors(function: str, **arrays: Any) -> tuple[Tensor, ...]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Error of a squared distance, in machine epsilons of the squared lengths.
+ROUNDING = 8
+
 
 def unit_rows(x: Tensor) -> Tensor:
     """x_i / |x_i|. A zero row has no direction: it stays zero, with zero gradient."""
@@ -65,7 +68,10 @@ def square_norms(x: Tensor) -> Tensor:
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    return (square_norms(x)[:, None] + square_norms(y) - 2 * x @ y.mT).clamp_min(0)  # (n, m)
+    """|x_i - y_j|^2, (n, m). What could be rounding is 0, as between equal rows far from 0."""
+    squares = square_norms(x)[:, None] + square_norms(y)
+    distances = squares - 2 * x @ y.mT
+    return torch.where(distances <= ROUNDING * torch.finfo(x.dtype).eps * squares, 0, distances)
 
 
 def centered_unit_rows(x: Tensor, centering: str) -> Tensor:
@@ -91,12 +97,17 @@ def unit_deviations(x: Tensor) -> Tensor:
     Products with deviations keep every digit and rank the rows alike: u_i . (u_j - c) is the cosine
     minus a constant of row i. This holds for any c, so the mean of a few hundred rows is enough.
     """
-    c = double_unit_rows(x[:: max(1, len(x) // BLOCK)]).mean(0)  # (d,)
+    c = shared_direction(x)
     deviations = torch.empty_like(x)
     for start in range(0, len(x), BLOCK):
         rows = slice(start, start + BLOCK)
         deviations[rows] = double_unit_rows(x[rows]) - c
     return deviations  # (n, d)
+
+
+def shared_direction(x: Tensor) -> Tensor:
+    """c, the mean of a few hundred unit rows, in float64."""
+    return double_unit_rows(x[:: max(1, len(x) // BLOCK)]).mean(0)  # (d,)
 
 
 def double_unit_rows(x: Tensor) -> Tensor:

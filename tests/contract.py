@@ -44,6 +44,13 @@ def one_width(n: int, seed: int) -> Tensors:
     return x, x + normal(n, 5, seed=seed + 1)
 
 
+def unpaired(n: int, seed: int) -> Tensors:
+    """Rows of two sides, two more on the second, and the same rows under a teacher."""
+    x, y = one_width(n + 2, seed)
+    teacher_x, teacher_y = normal(n, 6, seed=seed + 3), normal(n + 2, 6, seed=seed + 4)
+    return x[:n], y, teacher_x, teacher_y
+
+
 def square(n: int, seed: int) -> Tensors:
     return (normal(n, n, seed=seed),)
 
@@ -81,6 +88,10 @@ def translate(*tensors: Tensor) -> Tensors:
 
 def swap(*tensors: Tensor) -> Tensors:
     return tensors[::-1]
+
+
+def swap_sides(x: Tensor, y: Tensor, teacher_x: Tensor, teacher_y: Tensor) -> Tensors:
+    return y, x, teacher_y, teacher_x
 
 
 KEEPS_ANGLES = {rotate_each: True, scale: True, scale_rows: True, translate: False}
@@ -275,10 +286,40 @@ SIGLIP = Promise(
     arrays=False,
 )
 
+KLOT = Promise(
+    inputs=unpaired,
+    oracle=oracles.klot_loss,
+    # The gradient is the derivative, and the sides are alike, once Sinkhorn has converged.
+    variants=(
+        {"epsilon": 0.5, "teacher_epsilon": 0.4, "iterations": 60},
+        {"epsilon": 0.4, "teacher_epsilon": 0.2, "iterations": 100},
+    ),
+    gradient=(0, 1),
+    twice=False,
+    invariant=lambda _: {
+        **KEEPS_ANGLES,
+        rotate_first: False,
+        swap: False,  # the student and the teacher
+        swap_sides: True,
+    },
+    bounds=lambda _options, _n: (0.0, inf),
+    twin=sr.KlotLoss,
+    bad_options=(
+        ({"epsilon": 0.0}, ValueError),
+        ({"epsilon": "sharp"}, TypeError),
+        ({"teacher_epsilon": -1.0}, ValueError),
+        ({"teacher_epsilon": float("inf")}, ValueError),
+        ({"iterations": 0}, ValueError),
+        ({"iterations": 1.5}, TypeError),
+    ),
+    arrays=False,
+)
+
 PROMISES: dict[str, Promise] = {
     "structure_loss": STRUCTURE,
     "clip_loss": CLIP,
     "siglip_loss": SIGLIP,
+    "klot_loss": KLOT,
     "cosine_kernel": Promise(
         inputs=one_set,
         oracle=oracles.cosine_kernel,

@@ -107,6 +107,33 @@ def siglip_loss(
     return reduce(np.logaddexp(0, -t * Z).sum(1), reduction)
 
 
+def entropic_plan(x: Array, y: Array, epsilon: float, iterations: int) -> Array:
+    """Sinkhorn by scaling: a and b multiply the rows and columns of exp(K / epsilon)."""
+    K = np.exp(unit_rows(x) @ unit_rows(y).T / epsilon)
+    n, m = K.shape
+    b = np.ones(m)
+    for _ in range(iterations):
+        a = 1 / (n * (K @ b))
+        b = 1 / (m * (K.T @ a))
+    a = np.sqrt(a / (n * (K @ b)))
+    return a[:, None] * K * b
+
+
+def klot_loss(
+    x: Array,
+    y: Array,
+    teacher_x: Array,
+    teacher_y: Array,
+    *,
+    epsilon: float = 0.05,
+    teacher_epsilon: float = 0.05,
+    iterations: int = 50,
+) -> float:
+    P = entropic_plan(x, y, epsilon, iterations)
+    Q = entropic_plan(teacher_x, teacher_y, teacher_epsilon, iterations)
+    return float(rel_entr(Q, P).sum() - Q.sum() + P.sum())
+
+
 def perplexity(x: Array, temperature: float, centering: str = "after") -> float:
     log_p = log_transition_matrix(cosine_kernel(x, centering), temperature)
     return float(np.exp(-(np.exp(log_p) * log_p).sum(1).mean()))

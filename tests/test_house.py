@@ -97,6 +97,16 @@ def test_a_file_is_one_idea(file: Path) -> None:
     assert len(file.read_text().splitlines()) - described <= 200
 
 
+@every_file
+def test_operators_take_sequences(file: Path) -> None:
+    """PyTorch 2.6 infers no schema from list[Tensor]."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        decorators = getattr(node, "decorator_list", [])
+        if any("custom_op" in ast.unparse(decorator) for decorator in decorators):
+            assert isinstance(node, ast.FunctionDef)
+            assert "list[" not in ast.unparse(node.args), f"{file.name}:{node.lineno}"
+
+
 def test_public_names_are_documented() -> None:
     for name in sr.__all__:
         doc = inspect.getdoc(getattr(sr, name)) or ""

@@ -13,11 +13,14 @@ from typing import Any
 import torch
 import yaml
 
-PACKAGES = ("structure-reg", "torch", "numpy", "transformers", "timm", "pillow", "matplotlib")
+PACKAGES = ("structure-reg", "numpy", "transformers", "timm", "pillow", "matplotlib")
 
 
 def versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "machine": platform.machine()}
+    found["torch"] = (
+        torch.__version__
+    )  # names the build, +cpu or +cu130, which PyPI's metadata lacks
     for package in PACKAGES:
         try:
             found[package] = version(package)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from structure_reg._kernels.divergence import DIVERGENCE_TILES, EXTRA_TILES
-from structure_reg._kernels.frozen import Frozen, FrozenWalks
+from structure_reg._kernels.divergence import DIVERGENCE_TILES, EXTRA_TILES, least_probability
+from structure_reg._kernels.frozen import Frozen, FrozenWalks, softmax_rows
 from structure_reg._kernels.options import WalkOptions
 from structure_reg._kernels.symmetric import walk_tile
 from structure_reg._tiles import TILE_ROWS, slices, tile_rows
@@ -59,6 +59,7 @@ def neighbour_rows(
         if dA is None:
             continue
         dS = S.addcmul_(Q, S.sum(-1, keepdim=True), value=-1).mul_(weights[tile, None])
+        dS = flush(dS, out=P)
         dA[I].addmm_(dS, A, alpha=1 / tau)
         dA.addmm_(dS.mT, A[I], alpha=1 / tau)
     return D, dA
@@ -67,4 +68,10 @@ def neighbour_rows(
 def softmax_tile(x: Tensor, I: slice, temperature: float, S: Tensor, out: Tensor) -> None:
     """Rows I of rowsoftmax(x xᵀ / τ), kept away from zero so that quotients of two are finite."""
     torch.addmm(S, x[I], x.mT, beta=0, alpha=1 / temperature, out=S)
-    torch.softmax(S, -1, out=out).clamp_min_(torch.finfo(x.dtype).tiny)
+    softmax_rows(S, out=out)
+
+
+def flush(x: Tensor, out: Tensor) -> Tensor:
+    """x with 0 for what is so small that products with it would be subnormal, and slow."""
+    torch.threshold_(torch.abs(x, out=out), least_probability(x.dtype), 0.0)
+    return torch.copysign(out, x, out=out)

@@ -39,14 +39,14 @@ def pack(frozen: Frozen) -> list[Tensor]:
     return [frozen.y, *frozen.powers] if isinstance(frozen, FrozenWalks) else [frozen]
 
 
-def unpack(tensors: list[Tensor]) -> Frozen:
+def unpack(tensors: Sequence[Tensor]) -> Frozen:
     first, *powers = tensors
     return FrozenWalks(first, powers) if powers else first
 
 
 @torch.library.custom_op("structure_reg::structure_rows", mutates_args=())
 def structure_operator(
-    frozen: list[Tensor],
+    frozen: Sequence[Tensor],
     A: Tensor,
     weights: Tensor | None,
     bounds: Sequence[int],

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from structure_reg._kernels.divergence import DIVERGENCE_TILES
+from structure_reg._kernels.divergence import DIVERGENCE_TILES, least_probability
 from structure_reg._tiles import slices
 
 STRIP = 256
@@ -108,7 +108,7 @@ def strip_scratch(A: Tensor) -> list[Tensor]:
 
 def walk_tile(M: Tensor, y_from: Tensor, y_to: Tensor, out: Tensor) -> Tensor:
     """Probabilities M y_to / y_from, kept away from zero so that quotients of two are finite."""
-    return torch.mul(M, y_to, out=out).div_(y_from).clamp_min_(torch.finfo(M.dtype).tiny)
+    return torch.mul(M, y_to, out=out).div_(y_from).clamp_min_(least_probability(M.dtype))
 
 
 def fill_strips(x: Tensor, temperature: float, M: list[Tensor]) -> Tensor:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from structure_reg._kernels.divergence import DIVERGENCE_TILES
+from structure_reg._kernels.divergence import DIVERGENCE_TILES, least_probability
 from structure_reg._kernels.frozen import Frozen, FrozenWalks, dense_softmax
 from structure_reg._kernels.options import WalkOptions
 from structure_reg._tiles import slices, tile_rows
@@ -66,8 +66,8 @@ def rows_of_powers(P: Tensor, I: slice, levels: int) -> Iterator[Tensor]:
 
 def divergence_and_slope(P: Tensor, Q: Tensor, divergence: str) -> tuple[Tensor, Tensor]:
     """D(P_i, Q_i) of each row, and its slope by Q."""
-    tiny = torch.finfo(Q.dtype).tiny
-    P, Q = P.clamp_min(tiny), Q.clamp_min(tiny)
+    least = least_probability(Q.dtype)
+    P, Q = P.clamp_min(least), Q.clamp_min(least)
     G = torch.empty_like(Q)
     D = DIVERGENCE_TILES[divergence](P, Q, G)
     return D, G.div_(Q)

@@ -105,4 +105,5 @@ def split_arguments(batch: Any) -> tuple[Sequence[Any], Mapping[str, Any]]:
 
 def first_item(output: Any) -> Any:
     """Return the first item of a tuple or list, as layers return more than their features in."""
-    return output[0] if isinstance(output, tuple | list) and output else output
+    # Not tuple | list, which PyTorch 2.6 cannot compile.
+    return output[0] if isinstance(output, (tuple, list)) and output else output

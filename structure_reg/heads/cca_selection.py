@@ -14,6 +14,7 @@ from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_count, check_flag, check_paired
 from structure_reg._gram import unit_rows
 from structure_reg._ids import Ids, as_ids
+from structure_reg._precision import needs_float64
 from structure_reg.heads.columns import scaled_moments
 from structure_reg.heads.folds import folds
 from structure_reg.heads.moments import PairMoments, PairRows, moments_of_rows
@@ -54,6 +55,7 @@ class CcaSelection(NamedTuple):
     loss: float
 
 
+@needs_float64
 @torch.no_grad()
 def select_cca(
     x: Array,

@@ -10,6 +10,7 @@ from torch import Tensor
 from structure_reg._arrays import Array
 from structure_reg._checks import check_flag
 from structure_reg._gram import unit_rows
+from structure_reg._precision import needs_float64
 from structure_reg._tiles import slices, tile_rows
 from structure_reg.heads._checks import check_dim
 from structure_reg.heads.columns import Scaling, column_scaling, scaled_moments
@@ -18,6 +19,7 @@ from structure_reg.heads.moments import PairMoments, as_pairs
 from structure_reg.heads.spectra import paired_directions
 
 
+@needs_float64
 @torch.no_grad()
 def fit_procrustes(
     x: Array | PairMoments,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from structure_reg._checks import (
     check_device,
+    check_features,
     check_float_tensor,
     check_group,
     check_ids,
@@ -56,6 +57,21 @@ def check_pairs(function: str, x: Any, y: Any, ids: Any, group: Any) -> None:
     check_same_width(function, x=x, y=y)
     check_ids(function, ids, x)
     check_even(function, group, x=x, y=y, ids=ids)
+
+
+def check_unpaired(
+    function: str, x: Any, y: Any, teacher_x: Any, teacher_y: Any, group: Any
+) -> None:
+    """Refuse features of two unpaired sides, or the teacher's, that do not fit together."""
+    check_group(function, group)
+    rows = least_rows(group)
+    check_paired(function, rows=rows, x=x, teacher_x=teacher_x)
+    check_paired(function, rows=rows, y=y, teacher_y=teacher_y)
+    check_same_width(function, x=x, y=y)
+    check_same_width(function, teacher_x=teacher_x, teacher_y=teacher_y)
+    check_device(function, "x and y", x, y)
+    check_even(function, group, x=x, y=y, teacher_x=teacher_x, teacher_y=teacher_y)
+    check_features(function, rows=1, y=y)  # no process has any: the shapes are even
 
 
 def check_anchors(function: str, anchors: Any, **features: Any) -> None:

@@ -8,18 +8,18 @@ samples nor the number of pairs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.utils.checkpoint import checkpoint
 
-from structure_reg._gram import center_and_scale, square_norms, squared_distances
+from structure_reg._gram import square_norms, squared_distances
 from structure_reg._precision import promote
 from structure_reg._tiles import tile_rows, upper_tiles
 from structure_reg.similarity.bandwidth import median_squared_distance
+from structure_reg.similarity.origin import around_typical_row
 
 KERNELS = ("linear", "rbf")
 
@@ -32,8 +32,12 @@ WIDEST_TILE = 256
 MEDIAN_EXPONENT = 0.5
 
 
+# Rows of each layer that are handled apart, because they may be much longer than the others.
+LONGEST = 4
+
+
 class Layer(NamedTuple):
-    """Centred and scaled rows, and the rate of their kernel."""
+    """Rows around their typical row, scaled, and the rate of their kernel."""
 
     x: Tensor  # (n, d)
     rate: Tensor | None  # (): 1 / (2 sigma^2) for "rbf", None for "linear"
@@ -50,7 +54,13 @@ class Margins(NamedTuple):
 
 
 def prepare(x: Tensor, kernel: str) -> Layer:
-    x = center_and_scale(*promote(x))
+    """Rows whose largest entry is 1. The scale is a constant to the gradient, like the origin.
+
+    Both cancel out of CKA. A constant layer becomes exactly zero, then 0 / 0: NaN from here on.
+    """
+    x = around_typical_row(*promote(x))
+    low, high = x.detach().aminmax()
+    x = x.div_(torch.maximum(-low, high))  # squares neither overflow nor vanish
     if kernel == "rbf":
         return Layer(x, MEDIAN_EXPONENT / median_squared_distance(x))
     return Layer(x, None)
@@ -81,7 +91,7 @@ def gram_sums(layers: Sequence[Layer]) -> tuple[Tensor, Margins]:
     radial = layers[0].rate is not None
     for a, b in upper_tiles(n, side):
         if recompute:
-            products, sums_a, sums_b = checkpoint(tile_sums, a, b, layers, use_reentrant=False)
+            products, sums_a, sums_b = recomputed(tile_sums, a, b, layers)
         else:
             products, sums_a, sums_b = tile_sums(a, b, layers)
         inner = inner + (products if a == b else 2 * products)
@@ -95,7 +105,7 @@ def gram_sums(layers: Sequence[Layer]) -> tuple[Tensor, Margins]:
 
 
 def tile_sums(a: slice, b: slice, layers: Sequence[Layer]) -> tuple[Tensor, Tensor, Tensor]:
-    K = torch.stack(promote(*(kernel_tile(layer, a, b) for layer in layers)))  # (L, |a|, |b|)
+    K = torch.stack([kernel_tile(layer, a, b) for layer in layers])  # (L, |a|, |b|)
     flat = K.flatten(1)
     products = (flat @ flat.mT).double()
     if layers[0].rate is None:
@@ -104,5 +114,35 @@ def tile_sums(a: slice, b: slice, layers: Sequence[Layer]) -> tuple[Tensor, Tens
 
 
 def linear_margins(layers: Sequence[Layer]) -> Margins:
-    diagonal = torch.stack([square_norms(layer.x).double() for layer in layers])
-    return Margins(-diagonal, diagonal)  # rows of a centred Gram matrix sum to 0
+    squares = [square_norms(layer.x) for layer in layers]
+    diagonal = torch.stack(squares).double()
+    longest = longest_rows(diagonal)
+    rows = [linear_rows(l.x, square, longest) for l, square in zip(layers, squares, strict=True)]
+    return Margins(torch.stack(rows), diagonal)
+
+
+def longest_rows(diagonal: Tensor) -> Tensor:
+    """Indices of the LONGEST longest rows of every layer, (LONGEST L,), or of all n."""
+    rank = diagonal.argsort(1, descending=True).argsort(1).amin(0)  # (n,)
+    return rank.topk(min(LONGEST * len(diagonal), len(rank)), largest=False).indices
+
+
+def linear_rows(x: Tensor, squares: Tensor, longest: Tensor) -> Tensor:
+    """Row sums of x x^T without the diagonal, (n,) in float64."""
+    rows = (x @ x.sum(0) - squares).double()
+    # A long row cancels out of this difference with most digits, so its sum is made of the others.
+    far, others = x[longest].double(), x.new_ones(len(x)).index_fill(0, longest, 0) @ x
+    return rows.index_copy(0, longest, product_with_others(far, others.double() + far.sum(0)))
+
+
+def recomputed(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function whose intermediate results the backward pass makes again."""
+    from torch.utils.checkpoint import checkpoint  # which imports PyTorch 2.6's compiler
+
+    return checkpoint(function, *arguments, use_reentrant=False)
+
+
+def product_with_others(rows: Tensor, total: Tensor) -> Tensor:
+    """x_i . sum_{j != i} x_j. The sum comes first: a long x_i would cancel out of the products."""
+    products: Tensor = torch.linalg.vecdot(rows, total - rows)
+    return products

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from structure_reg._checks import check_width
 from structure_reg._gram import unit_rows
+from structure_reg._precision import double, needs_float64
 from structure_reg.heads.columns import column_scaling
 from structure_reg.training._checks import check_not_constant, no_blend, no_matrix
 from structure_reg.training.inputs import Features, has_layers, joined
@@ -119,9 +120,9 @@ class Side(nn.Module):
         """
         if not isinstance(self.head, nn.Linear):
             raise no_matrix(self.head)
-        W = self.head.weight.double() * self.factor.double()  # (dim, d)
-        b = -W @ self.mean.double()  # (dim,)
-        return W, b if self.head.bias is None else b + self.head.bias.double()
+        W = double(self.head.weight) * double(self.factor)  # (dim, d)
+        b = -W @ double(self.mean)  # (dim,)
+        return W, b if self.head.bias is None else b + double(self.head.bias)
 
 
 def side_rows(function: str, side: Side, features: Features) -> Rows:
@@ -165,6 +166,7 @@ def fitted_side(name: str, rows: Rows, layer: Any, standardise: bool) -> tuple[S
     return Side(name, layer, *scaling_of(layers, standardise)), x
 
 
+@needs_float64
 def scaling_of(layers: Sequence[Tensor], standardise: bool) -> tuple[Tensor, Tensor]:
     """Mean and factor of the columns of one layer, or of the layers of a blend."""
     if len(layers) == 1:

@@ -22,7 +22,8 @@ def own_state() -> Iterator[None]:
         stack.enter_context(torch.enable_grad())
         for kind in KINDS:
             stack.enter_context(full_precision(torch.device(kind)))
-        if torch.get_default_device().type != "cpu":
+        # Not get_default_device(), which in PyTorch 2.6 misses `with torch.device(...)`.
+        if torch.empty(0).device.type != "cpu":
             stack.enter_context(torch.device("cpu"))
         stack.callback(torch.set_default_dtype, dtype)
         torch.set_default_dtype(torch.float32)
