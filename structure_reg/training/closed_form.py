@@ -16,7 +16,8 @@ from structure_reg.heads.csa import fit_csa
 from structure_reg.heads.linear import LinearHead, linear_head
 from structure_reg.heads.moments import PairMoments
 from structure_reg.heads.procrustes import fit_procrustes, product_of_unit_rows
-from structure_reg.heads.ridge import fit_ridge
+from structure_reg.heads.ridge import fit_ridge, regression
+from structure_reg.heads.ridge_selection import leave_one_out_ridge
 from structure_reg.heads.spectra import paired_directions
 from structure_reg.training.batches import Pairs
 from structure_reg.training.rows import Rows
@@ -39,9 +40,25 @@ CLOSED_FORMS: dict[str, Callable[[Any, Any, int, bool], Heads]] = {
 def closed_form_heads(pairs: Pairs, head: str, dim: int, standardise: bool) -> Heads:
     """Fit the heads to the rows, or to their moments where the rows are not held in memory."""
     dim = shared_width(dim, pairs.x, pairs.y)
-    if pairs.moments is not None and head == "procrustes":
-        return procrustes_of_blocks(pairs, pairs.moments, dim, standardise)
-    return CLOSED_FORMS[head](*rows_or_moments(pairs), dim, standardise)
+    if pairs.moments is not None:
+        return heads_of_blocks(pairs, pairs.moments, head, dim, standardise)
+    return CLOSED_FORMS[head](pairs.x, pairs.y, dim, standardise)
+
+
+def heads_of_blocks(pairs: Pairs, m: PairMoments, head: str, dim: int, standardise: bool) -> Heads:
+    """Fit to moments; what held-out pairs choose is chosen on the rows that a closed form draws."""
+    x, y = pairs.x, pairs.y
+    if head == "procrustes":
+        return procrustes_of_blocks(pairs, m, dim, standardise)
+    if head == "ridge":
+        r = regression("fit_ridge", m, 1.0, standardise)
+        rows: Any = pairs
+        ridge = leave_one_out_ridge(r.S, r.VXY, r.y, rows)
+        return fit_ridge(m, ridge=ridge, standardise=standardise)
+    cca = chosen_cca(x, y, None, standardise, 2000, torch.Generator().manual_seed(0))
+    if head == "csa":
+        return fit_csa(m, dim=dim, ridge=cca.ridge, standardise=standardise)
+    return fit_cca(m, dim=dim, ridge=cca.ridge, power=cca.power, standardise=standardise)
 
 
 def rows_or_moments(pairs: Pairs) -> tuple[Any, Any]:
