@@ -183,6 +183,11 @@ def check_number_or_none(name: str, value: Any, **bounds: float) -> None:
         check_number("Aligner", name, value, **bounds)
 
 
+def check_count_or_none(name: str, value: Any) -> None:
+    if value is not None:
+        check_count("Aligner", name, value)
+
+
 def check_module(name: str, module: Any) -> None:
     if module is not None and not isinstance(module, nn.Module):
         raise TypeError(f"Aligner: expected {name} to be a module, got {type(module).__name__}")

@@ -15,7 +15,8 @@ from structure_reg.heads.columns import scaled_moments
 from structure_reg.heads.csa import fit_csa
 from structure_reg.heads.linear import LinearHead, linear_head
 from structure_reg.heads.procrustes import fit_procrustes, product_of_unit_rows
-from structure_reg.heads.ridge import fit_ridge
+from structure_reg.heads.ridge import fit_ridge, regression
+from structure_reg.heads.ridge_selection import leave_one_out_ridge
 from structure_reg.heads.spectra import paired_directions
 from structure_reg.training.batches import Pairs
 from structure_reg.training.rows import Rows
@@ -26,7 +27,7 @@ SAMPLE = 1500  # pairs that are enough to choose ridges
 
 # The columns are scaled already: those of a blend would lose the weights of their layers.
 CLOSED_FORMS: dict[str, Callable[[Pairs, int], Heads]] = {
-    "ridge": lambda pairs, _: fit_ridge(*rows_or_moments(pairs), standardise=False),
+    "ridge": lambda pairs, _: ridge_heads(pairs),
     "cca": lambda pairs, dim: canonical_map(pairs, dim)[:2],
     "csa": lambda pairs, dim: csa_heads(pairs, dim),
     "procrustes": lambda pairs, dim: procrustes_heads(pairs, dim),
@@ -37,6 +38,16 @@ CLOSED_FORMS: dict[str, Callable[[Pairs, int], Heads]] = {
 def closed_form_heads(pairs: Pairs, head: str, dim: int) -> Heads:
     """Fit the heads to the rows, or to their moments where the rows are not held in memory."""
     return CLOSED_FORMS[head](pairs, shared_width(dim, pairs.x, pairs.y))
+
+
+def ridge_heads(pairs: Pairs) -> Heads:
+    """Ridge regression with leave-one-out rows, which moments do not hold."""
+    if pairs.moments is None:
+        return fit_ridge(*in_memory(pairs), standardise=False)
+    r = regression("fit_ridge", pairs.moments, 1.0, standardise=False)
+    rows: Any = pairs
+    ridge = leave_one_out_ridge(r.S, r.VXY, r.y, rows)
+    return fit_ridge(pairs.moments, ridge=ridge, standardise=False)
 
 
 def csa_heads(pairs: Pairs, dim: int) -> Heads:

@@ -16,7 +16,7 @@ from structure_reg.training._checks import (
     check_validation,
     check_y_ids,
 )
-from structure_reg.training.batches import Unpaired
+from structure_reg.training.batches import Pairs, Unpaired
 from structure_reg.training.inputs import as_ids
 from structure_reg.training.side import Side, scaled_rows
 
@@ -30,6 +30,15 @@ class HeldOut(NamedTuple):
     y: Tensor
     ids: Tensor | None
     y_ids: Tensor | None = None
+
+
+def with_others(
+    pairs: Pairs, sides: Sides, unpaired: Any, validation: Any, monitor: str
+) -> tuple[Pairs, HeldOut | None]:
+    """The pairs with the unpaired rows, and the rows to validate on."""
+    if unpaired is not None:
+        pairs = pairs._replace(unpaired=unpaired_rows(sides, unpaired))
+    return pairs, None if validation is None else validation_rows(sides, validation, monitor)
 
 
 def unpaired_rows(sides: Sides, unpaired: Any) -> Unpaired:

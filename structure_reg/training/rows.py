@@ -49,7 +49,7 @@ class Rows:
         return x if self.scaled is None else self.scaled(x)
 
     def blocks(self) -> list[slice]:
-        return slices(len(self), tile_rows(16 * self.shape[1]))
+        return slices(len(self), tile_rows(128 * self.shape[1]))
 
     def fit_in_memory(self) -> bool:
         n, d = self.shape
