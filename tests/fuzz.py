@@ -447,7 +447,7 @@ def cknna(rng: Rng) -> Case:
         "cknna",
         partial(sr.cknna, k=k),
         (x, y),
-        None if close else lists_oracle(oracles_neighbours.cknna, (x, y), k, ordered=False),
+        lists_oracle(oracles_neighbours.cknna, (x, y), k, ordered=False),
         f"k={k}",
         may_be_nan=close or any(map(shares_direction, (x, y))),
     )
@@ -1000,12 +1000,9 @@ def check_gradient(case: Case, rng: Rng) -> None:
 
 
 def speakers(case: Case) -> tuple[str, ...]:
-    """Names that an error may begin with: of moments, their own."""
-    return (
-        (case.function, "PairMoments.update")
-        if "moments=True" in case.options
-        else (case.function,)
-    )
+    """Names that an error may begin with: the method's, where one is called."""
+    of_moments = ("PairMoments.update",) if "moments=True" in case.options else ()
+    return (case.function, f"{case.function}.fit", *of_moments)
 
 
 def check(case: Case, rng: Rng) -> str:

@@ -422,3 +422,13 @@ def test_cknna_keeps_the_digits_of_float64(dtypes):
     found = sr.cknna(*given, k=5)
     assert found.dtype == torch.float64
     assert found.item() == pytest.approx(oracles.cknna(x.numpy(), y.numpy(), 5), rel=1e-11)
+
+
+def test_cknna_of_near_rows_in_low_precision():
+    """With k = n - 1, the criterion subtracts all that near rows share."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 24, generator=g) + 1e-2 * torch.randn(7, 24, generator=g)
+    y = torch.randn(7, 4, generator=g)
+    found = sr.cknna(x, y, k=6)
+    expected = oracles.cknna(x.double().numpy(), y.double().numpy(), 6)
+    assert found.item() == pytest.approx(expected, abs=1e-5)
