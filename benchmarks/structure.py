@@ -168,10 +168,13 @@ def resident(which: str) -> float:
 
 
 def main() -> None:
+    global TEMPERATURE
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peak", nargs=3, metavar=("form", "n", "levels"))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--temperature", type=float, default=TEMPERATURE)
     arguments = parser.parse_args()
+    TEMPERATURE = arguments.temperature
     torch.set_num_threads(1)
     if arguments.peak:
         form, n, levels = arguments.peak

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+# Error of a squared distance, in machine epsilons of the squared lengths.
+ROUNDING = 8
+
 
 def unit_rows(x: Tensor) -> Tensor:
     """x_i / |x_i|. A zero row has no direction: it stays zero, with zero gradient."""
@@ -65,7 +68,10 @@ def square_norms(x: Tensor) -> Tensor:
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    return (square_norms(x)[:, None] + square_norms(y) - 2 * x @ y.mT).clamp_min(0)  # (n, m)
+    """|x_i - y_j|^2, (n, m). What could be rounding is 0, as between equal rows far from 0."""
+    squares = square_norms(x)[:, None] + square_norms(y)
+    distances = squares - 2 * x @ y.mT
+    return torch.where(distances <= ROUNDING * torch.finfo(x.dtype).eps * squares, 0, distances)
 
 
 def centered_unit_rows(x: Tensor, centering: str) -> Tensor:

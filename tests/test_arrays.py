@@ -92,6 +92,7 @@ CALLS: dict[str, Callable[[Kind], Any]] = {
 NOT_HERE = {
     *("AsifHead", "CsaHead", "GatedHead", "LinearHead", "MlpHead", "ResidualHead"),
     *("ClipLoss", "FrozenStructure", "SigLipLoss", "StructureLoss", "ReferenceTap"),
+    "KlotLoss",
     *("CcaSelection", "LayerSelection", "Retrieval", "RetrievalDirection", "ZeroShot"),
     *("StructureDiagnostics", "extract_features", "freeze", "merge_stores", "tile_budget"),
     *("load_heads", "save_heads", "released_aligner", "FeatureStore", "class_embeddings"),

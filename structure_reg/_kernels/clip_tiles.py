@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from structure_reg._kernels._checks import no_second_derivative
-from structure_reg._kernels.logits import Logits, LogitsGradient, empty_gradient
+from structure_reg._kernels.logits import Logits, LogitsGradient, empty_gradient, exp_below
 from structure_reg._kernels.targets import targets
 from structure_reg._precision import full_precision
 
@@ -65,10 +65,10 @@ def clip_statistics(
         for I, tile, E in logits.tiles():
             Z = logits.product(out.Z[I] if I.stop <= kept else tile)  # (B, N)
             row_shift[I] = Z.amax(1)
-            row_sum[I] = torch.sub(Z, row_shift[I, None], out=E).exp_().sum(1)
+            row_sum[I] = exp_below(Z, row_shift[I, None], out=E).sum(1)
             shift = torch.maximum(out.column_shift, Z.amax(0))
             column_sum.mul_((out.column_shift - shift).exp_())
-            column_sum.add_(torch.sub(Z, shift, out=E).exp_().sum(0))
+            column_sum.add_(exp_below(Z, shift, out=E).sum(0))
             out.column_shift.copy_(shift)
             row_target, tile_target = T.sums(Z, I.start)
             column_target.add_(tile_target)
@@ -124,16 +124,18 @@ def clip_gradient(
         gradient = LogitsGradient(logits, needs)
         for I, G, E in logits.tiles():
             Z = first_Z[I] if I.stop <= len(first_Z) else logits.product(E)  # (B, N)
-            torch.sub(Z, row_shift[I, None], out=G).exp_().mul_(row_factor[I, None])
-            G.addcmul_(torch.sub(Z, column_shift, out=E).exp_(), column_factor)
+            exp_below(Z, row_shift[I, None], out=G).mul_(row_factor[I, None])
+            G.addcmul_(exp_below(Z, column_shift, out=E), column_factor)
             T.add_gradient(G, I.start, -u[I], -v)
             gradient.add(I, G)
-        return gradient.result(y.dtype)
+        d_x, d_y, d_s = gradient.result()
+        return d_x.to(x.dtype), d_y.to(y.dtype), d_s
 
 
 @clip_gradient.register_fake
 def _empty_gradient(x: Tensor, y: Tensor, s: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return *empty_gradient(x, y, rest[-1]), torch.empty_like(s)
+    d_x, d_y = empty_gradient(x, y, s, rest[-1])
+    return d_x.to(x.dtype), d_y.to(y.dtype), torch.empty_like(s)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

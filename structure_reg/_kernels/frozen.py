@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from structure_reg._kernels.divergence import least_probability
 from structure_reg._kernels.symmetric import (
     commuting_product,
     dense_walk,
@@ -49,6 +51,15 @@ def frozen_walks(X: Tensor, temperature: float, levels: int) -> FrozenWalks:
 
 
 def dense_softmax(x: Tensor, temperature: float) -> Tensor:
-    """rowsoftmax(x xᵀ / τ), (n, n)."""
+    """rowsoftmax(x xᵀ / τ), (n, n), with 0 for what is far below all rounding."""
     S = x @ x.mT
-    return torch.softmax(S.div_(temperature), -1)
+    P = softmax_rows(S.div_(temperature), out=S)
+    # Products of two probabilities should not be subnormal either.
+    return torch.threshold_(P, torch.finfo(P.dtype).tiny ** 0.5, 0.0)
+
+
+def softmax_rows(S: Tensor, out: Tensor) -> Tensor:
+    """Row-softmax without probabilities below the least; S is overwritten."""
+    least = least_probability(S.dtype)
+    torch.clamp_min(S, S.amax(-1, keepdim=True) + math.log(least), out=S)  # exp would be as slow
+    return torch.softmax(S, -1, out=out).clamp_min_(least)

@@ -56,7 +56,7 @@ def klot_sum(
             total += r.mul_(Q).add_(G).sum()
             if any(needs):
                 gradient.add(I, G)
-        d_x, d_y, _ = gradient.result(y.dtype)
+        d_x, d_y, _ = gradient.result()
         return total, d_x, d_y
 
 
@@ -69,7 +69,8 @@ def log_plan(Z: Tensor, potentials: Tensor, n: int, scratch: Tensor) -> Tensor:
 
 @klot_sum.register_fake
 def _(x: Tensor, y: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return y.new_empty(()), *empty_gradient(x, y, rest[-1])
+    scales, needs = rest[2], rest[-1]
+    return scales.new_empty(()), *empty_gradient(x, y, scales, needs)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

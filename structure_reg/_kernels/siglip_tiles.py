@@ -5,8 +5,10 @@ No pair depends on another, so one tile gives both value and gradient:
     ℓ_i = Σ_j log(1 + exp V_ij),   G_ij = -t_ij u_i σ(V_ij),   V_ij = -t_ij Z_ij
 
 for gradients u of the rows' losses. Under a mean or a sum, u is one number, so the forward pass
-computes the gradient and the backward pass only scales it: three products. If the losses are kept
-per row, u is known in the backward pass only, which recomputes Z: four products.
+computes the gradient and the backward pass only scales it: three products. Until it is scaled, the
+gradient stays in float32, because factors such as those of a gradient scaler bring it into the
+range of half precision. If the losses are kept per row, u is known in the backward pass only, which
+recomputes Z: four products.
 """
 
 from __future__ import annotations
@@ -64,8 +66,8 @@ def siglip_sum(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Σ_i u_i ℓ_i, and its gradient by x, y and (s, b).
 
-    The gradient by x and y is empty where `needs` does not ask for it. Only the sum is
-    differentiable.
+    The gradient is in the dtype of s and b; by x and y it is empty where `needs` does not ask for
+    it. Only the sum is differentiable.
     """
     s, b = scale_and_bias
     first, height, _ = tiling
@@ -82,7 +84,7 @@ def siglip_sum(
             negate_positives(G, ids, first, I)
             d_b += G.sum(1).sum()
             gradient.add(I, G)
-        d_x, d_y, d_s = gradient.result(y.dtype)
+        d_x, d_y, d_s = gradient.result()
         return total, d_x, d_y, torch.stack([d_s, d_b])
 
 
@@ -100,7 +102,7 @@ def _(
     *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     total, d_scalars = scale_and_bias.new_empty(()), torch.empty_like(scale_and_bias)
-    return total, *empty_gradient(x, y, rest[-1]), d_scalars
+    return total, *empty_gradient(x, y, scale_and_bias, rest[-1]), d_scalars
 
 
 def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
@@ -111,10 +113,12 @@ def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # 
 def _rows_backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
     needs = ctx.needs_input_grad
     _, *d = siglip_sum(u, *ctx.saved_tensors, ctx.tiling, needs[:2])
-    return *(g if need else None for g, need in zip(d, needs, strict=False)), None, None
+    inputs = zip(d, ctx.saved_tensors, needs, strict=False)
+    return *(g.to(t.dtype) if need else None for g, t, need in inputs), None, None
 
 
-def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ARG001
+def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.dtypes = [t.dtype for t in inputs[1:4]]
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*output[1:])
 
@@ -124,8 +128,8 @@ def _sum_backward(ctx: Any, grad: Tensor | None, *second: Tensor | None) -> tupl
         raise no_second_derivative("siglip_loss", "inside a larger tile_budget")
     if grad is None:
         return 7 * (None,)
-    needs = ctx.needs_input_grad[1:4]
-    d = (grad * g if need else None for g, need in zip(ctx.saved_tensors, needs, strict=True))
+    saved = zip(ctx.saved_tensors, ctx.dtypes, ctx.needs_input_grad[1:4], strict=True)
+    d = ((grad * g).to(dtype) if need else None for g, dtype, need in saved)
     return None, *d, None, None, None
 
 

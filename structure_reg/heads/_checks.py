@@ -19,8 +19,14 @@ def check_moments(function: str, n: int, y: Any) -> None:
         raise ValueError(f"{function}: expected moments of at least 2 pairs, got {n}")
 
 
+def check_number_or_none(function: str, name: str, value: Any, *, least: float) -> float | None:
+    return None if value is None else check_number(function, name, value, least=least)
+
+
 def check_ridge(function: str, ridge: Any) -> None:
-    """Refuse all but a ridge for both sides, or a tuple of one for each side."""
+    """Refuse all but None, a ridge for both sides, or a tuple of one for each side."""
+    if ridge is None:
+        return
     if isinstance(ridge, tuple) and len(ridge) != 2:
         raise ValueError(f"{function}: expected ridge to be one number or two, got {len(ridge)}")
     for value in ridge if isinstance(ridge, tuple) else (ridge,):
@@ -49,6 +55,13 @@ def check_folds(function: str, distinct: int, least: int) -> None:
             f"{function}: expected at least {least} pairs with different ids for cross-validation, "
             f"got {distinct}"
         )
+
+
+def no_held_out_pairs(function: str) -> ValueError:
+    return ValueError(
+        f"{function}: expected ridge to be a number with PairMoments, which keep no pairs to hold "
+        "out, got None"
+    )
 
 
 def no_pairs(function: str) -> ValueError:

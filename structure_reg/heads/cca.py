@@ -8,11 +8,17 @@ import torch
 from torch import Tensor
 
 from structure_reg._arrays import Array
-from structure_reg._checks import check_flag, check_number
-from structure_reg.heads._checks import check_dim, check_ridge
+from structure_reg._checks import check_flag
+from structure_reg.heads._checks import (
+    check_dim,
+    check_number_or_none,
+    check_ridge,
+    no_held_out_pairs,
+)
+from structure_reg.heads.cca_selection import select_cca
 from structure_reg.heads.columns import Scaling
 from structure_reg.heads.linear import LinearHead, linear_head
-from structure_reg.heads.moments import PairMoments, PairRows, as_pairs
+from structure_reg.heads.moments import PairMoments, PairRows, as_pairs, check_finite_pairs
 from structure_reg.heads.spectra import pair_spectra, whitened_directions
 
 
@@ -22,8 +28,8 @@ def fit_cca(
     y: Array | None = None,
     *,
     dim: int | None = None,
-    ridge: float | tuple[float, float] = 1.0,
-    power: float = 0.0,
+    ridge: float | tuple[float, float] | None = None,
+    power: float | None = None,
     standardise: bool = True,
 ) -> tuple[LinearHead, LinearHead]:
     r"""Project both sides onto the directions in which they correlate most.
@@ -43,13 +49,14 @@ def fit_cca(
         :class:`PairMoments` of the pairs as `x` alone.
     dim : int, optional
         Number of directions, at most min(n - 1, d_x, d_y), which is the default.
-    ridge : float or tuple of two floats
+    ridge : float or tuple of two floats, optional
         Relative ridge, at least 0, for both sides or for x and y in turn. Without a ridge, and with
-        n near the widths, all correlations are close to 1 and carry no information.
-        :func:`select_cca` chooses `ridge` and `power`.
-    power : float
+        n near the widths, all correlations are close to 1 and carry no information. None:
+        :func:`select_cca` chooses `ridge` and `power` on held-out pairs, if there are at least 8.
+        :class:`PairMoments` keep no pairs to hold out and need a number.
+    power : float, optional
         Exponent p >= 0 of the correlations. Larger values give strongly correlated directions more
-        weight in the cosine.
+        weight in the cosine. None: chosen with the ridge, or 0 if the ridge is given.
     standardise : bool
         Whether to scale columns to unit variance first. Constant columns are ignored in any case.
 
@@ -94,13 +101,44 @@ def fit_cca(
     pairs = as_pairs("fit_cca", x, y)
     standardise = check_flag("fit_cca", "standardise", standardise)
     check_ridge("fit_cca", ridge)
-    power = check_number("fit_cca", "power", power, least=0.0)
-    c = canonical_directions("fit_cca", pairs, dim, ridge, standardise)
+    power = check_number_or_none("fit_cca", "power", power, least=0.0)
+    chosen = shrinkage("fit_cca", pairs, ridge, standardise)
+    power = chosen.power if power is None else power
+    c = canonical_directions("fit_cca", pairs, dim, chosen.ridge, standardise)
     weight = c.rho.pow(power / 2)
     return (
         linear_head(c.W_x * weight, *c.x, pairs.dtype),
         linear_head(c.W_y * weight, *c.y, pairs.dtype),
     )
+
+
+class Shrinkage(NamedTuple):
+    """Ridges of x and y, and the power of the correlations."""
+
+    ridge: tuple[float, float]
+    power: float
+
+
+FEWEST = 8  # pairs that can be held out in turn
+OF_FEWER = Shrinkage((10.0, 10.0), 1.0)
+
+
+def shrinkage(
+    function: str,
+    pairs: PairRows | PairMoments,
+    ridge: float | tuple[float, float] | None,
+    standardise: bool,
+) -> Shrinkage:
+    """What was given, without a power, or what held-out pairs choose."""
+    if ridge is not None:
+        return Shrinkage(ridge if isinstance(ridge, tuple) else (ridge, ridge), 0.0)
+    if isinstance(pairs, PairMoments):
+        raise no_held_out_pairs(function)
+    check_finite_pairs(function, pairs)
+    if len(pairs.x) < FEWEST:
+        return OF_FEWER
+    selection = select_cca(*pairs, standardise=standardise)
+    return Shrinkage(selection.ridge, selection.power)
 
 
 class CanonicalDirections(NamedTuple):
@@ -117,11 +155,10 @@ def canonical_directions(
     function: str,
     pairs: PairRows | PairMoments,
     dim: int | None,
-    ridge: float | tuple[float, float],
+    ridge: tuple[float, float],
     standardise: bool,
 ) -> CanonicalDirections:
-    ridges = ridge if isinstance(ridge, tuple) else (ridge, ridge)
-    p = pair_spectra(function, pairs, ridges, standardise)
+    p = pair_spectra(function, pairs, ridge, standardise)
     dim = check_dim(function, dim, p.n, len(p.x.V), len(p.y.V))
-    W_x, W_y, rho = whitened_directions(p, ridges, dim)
+    W_x, W_y, rho = whitened_directions(p, ridge, dim)
     return CanonicalDirections(W_x, W_y, rho, p.x.scaling, p.y.scaling)

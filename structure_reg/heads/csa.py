@@ -11,7 +11,7 @@ from structure_reg._arrays import Array
 from structure_reg._checks import check_choice, check_count, check_flag, check_number
 from structure_reg._gram import unit_rows
 from structure_reg.heads._checks import check_ridge
-from structure_reg.heads.cca import canonical_directions
+from structure_reg.heads.cca import canonical_directions, shrinkage
 from structure_reg.heads.linear import LinearHead, linear_head
 from structure_reg.heads.moments import PairMoments, as_pairs
 
@@ -94,7 +94,7 @@ def fit_csa(
     y: Array | None = None,
     *,
     dim: int | None = None,
-    ridge: float | tuple[float, float] = 1.0,
+    ridge: float | tuple[float, float] | None = None,
     power: float = 1.0,
     standardise: bool = True,
 ) -> tuple[CsaHead, CsaHead]:
@@ -141,14 +141,15 @@ def fit_csa(
     >>> g = torch.Generator().manual_seed(0)
     >>> x, y = torch.randn(500, 8, generator=g), torch.randn(500, 8, generator=g)
     >>> y[:, 0] = x[:, 0]
-    >>> fit_csa(x, y, dim=3)[0].weights
+    >>> fit_csa(x, y, dim=3, ridge=1.0)[0].weights
     tensor([0.5016, 0.1295, 0.0794])
     """
     pairs = as_pairs("fit_csa", x, y)
     standardise = check_flag("fit_csa", "standardise", standardise)
     check_ridge("fit_csa", ridge)
     power = check_number("fit_csa", "power", power, least=0.0)
-    c = canonical_directions("fit_csa", pairs, dim, ridge, standardise)
+    chosen = shrinkage("fit_csa", pairs, ridge, standardise)
+    c = canonical_directions("fit_csa", pairs, dim, chosen.ridge, standardise)
     weights = c.rho.pow(power).to(pairs.dtype)
     head_x = csa_head("x", linear_head(c.W_x, *c.x, pairs.dtype), weights)
     return head_x, csa_head("y", linear_head(c.W_y, *c.y, pairs.dtype), weights)

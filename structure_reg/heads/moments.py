@@ -54,8 +54,8 @@ class PairMoments:
     >>> moments = PairMoments()
     >>> for rows in range(0, 1000, 100):
     ...     moments = moments.update(x[rows : rows + 100], y[rows : rows + 100])
-    >>> head, _ = fit_cca(moments)
-    >>> head_of_all, _ = fit_cca(x, y)
+    >>> head, _ = fit_cca(moments, ridge=0.1)
+    >>> head_of_all, _ = fit_cca(x, y, ridge=0.1)
     >>> torch.allclose(head(x).abs(), head_of_all(x).abs())
     True
     """
@@ -94,9 +94,7 @@ class PairMoments:
 
     def _add(self, function: str, x: Tensor, y: Tensor) -> None:
         mean, M = self._state(function, x, y)
-        for side, z in (("x", x), ("y", y)):
-            if not is_finite(z):
-                raise no_finite_features(function, side)
+        check_finite_pairs(function, PairRows(x, y))
         D = len(mean)
         blocks = slices(len(x), tile_rows(2 * 8 * D))
         scratch = mean.new_empty(blocks[0].stop + 1, D)
@@ -234,6 +232,12 @@ class PairRows(NamedTuple):
     @property
     def dtype(self) -> torch.dtype:
         return result_dtype(self.x, self.y)
+
+
+def check_finite_pairs(function: str, pairs: PairRows) -> None:
+    for side, z in zip("xy", pairs, strict=True):
+        if not is_finite(z):
+            raise no_finite_features(function, side)
 
 
 def moments_of_rows(function: str, pairs: PairRows) -> PairMoments:

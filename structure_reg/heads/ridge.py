@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from structure_reg._arrays import Array
-from structure_reg._checks import check_flag, check_number
+from structure_reg._checks import check_flag
+from structure_reg.heads._checks import check_number_or_none
 from structure_reg.heads.columns import Scaling, column_scaling, scaled_moments
 from structure_reg.heads.linear import LinearHead, linear_head
 from structure_reg.heads.moments import PairMoments, PairRows, as_pairs, moments_of_rows
+from structure_reg.heads.ridge_selection import generalised_ridge, leave_one_out_ridge
 from structure_reg.heads.spectra import (
     Spectrum,
     is_well_posed,
@@ -27,18 +29,18 @@ def fit_ridge(
     x: Array | PairMoments,
     y: Array | None = None,
     *,
-    ridge: float = 1.0,
+    ridge: float | None = None,
     standardise: bool = True,
 ) -> tuple[LinearHead, LinearHead]:
-    r"""Regress y on x, so that predictions are compared with y.
+    r"""Regress y on x, so that predictions are compared with y, which passes through unchanged.
 
     .. math:: f_x(x) = \tilde x B, \qquad f_y(y) = \tilde y, \qquad
               B = \bigl( \tilde X^\top \tilde X + n \lambda I \bigr)^{-1} \tilde X^\top \tilde Y,
               \qquad \lambda = \text{ridge} \cdot \tfrac{1}{n d_x} \| \tilde X \|^2
 
-    where :math:`\tilde X`, :math:`\tilde Y` have centred columns. The penalty is relative to the
-    mean variance of the columns that vary, so its strength does not depend on the scale of the
-    features or on n.
+    where :math:`\tilde X`, :math:`\tilde Y` have centred columns. The shared space is that of y,
+    whose head only centres and scales the columns. The penalty is relative to the mean variance of
+    the columns that vary, so its strength does not depend on the scale of the features or on n.
 
     Parameters
     ----------
@@ -48,8 +50,10 @@ def fit_ridge(
     y : Tensor or array of shape (n, d_y)
         Frozen features of the other side, in the same order. Swapping x and y gives different
         heads.
-    ridge : float
+    ridge : float, optional
         Relative penalty, at least 0. At 0, the fit is the minimum-norm least-squares solution.
+        None: the one of 25 between 0.001 and 1000 with the smallest leave-one-out error, in closed
+        form on at most 512 of the pairs; from moments, by generalised cross-validation.
     standardise : bool
         Whether to scale columns to unit variance first. Constant columns are ignored in any case.
 
@@ -88,9 +92,9 @@ def fit_ridge(
     """
     pairs = as_pairs("fit_ridge", x, y)
     standardise = check_flag("fit_ridge", "standardise", standardise)
-    ridge = check_number("fit_ridge", "ridge", ridge, least=0.0)
+    ridge = check_number_or_none("fit_ridge", "ridge", ridge, least=0.0)
     r = regression("fit_ridge", pairs, ridge, standardise)
-    B = r.S.V @ (whitening(r.S, ridge).square()[:, None] * r.VXY)  # (d_x, d_y)
+    B = r.S.V @ (whitening(r.S, r.ridge).square()[:, None] * r.VXY)  # (d_x, d_y)
     I = torch.eye(B.shape[1], dtype=B.dtype, device=B.device)
     return linear_head(B, *r.S.scaling, pairs.dtype), linear_head(I, *r.y, pairs.dtype)
 
@@ -101,25 +105,32 @@ class Regression(NamedTuple):
     S: Spectrum
     VXY: Tensor  # (r, d_y)
     y: Scaling
+    ridge: float
 
 
 def regression(
-    function: str, pairs: PairRows | PairMoments, ridge: float, standardise: bool
+    function: str, pairs: PairRows | PairMoments, ridge: float | None, standardise: bool
 ) -> Regression:
     """Take the moments of many pairs, and the rows of few, or where moments lose digits."""
     if isinstance(pairs, PairMoments):
-        return regression_of_moments(pairs, standardise)
+        C = scaled_moments(pairs, standardise)
+        S = spectrum_of_moments(C.C_xx, C.x)
+        VXY = S.V.mT @ C.C_xy
+        if ridge is None:
+            ridge = generalised_ridge(S, VXY, C.C_yy.trace(), C.n)
+        return Regression(S, VXY, C.y, ridge)
     if outnumber_columns(pairs):
-        r = regression_of_moments(moments_of_rows(function, pairs), standardise)
-        if is_well_posed(r.S, ridge):
-            return r
+        C = scaled_moments(moments_of_rows(function, pairs), standardise)
+        S = spectrum_of_moments(C.C_xx, C.x)
+        VXY = S.V.mT @ C.C_xy
+        if ridge is None:
+            ridge = leave_one_out_ridge(S, VXY, C.y, pairs)
+        if is_well_posed(S, ridge):
+            return Regression(S, VXY, C.y, ridge)
     of_x = column_scaling(function, "x", pairs.x, standardise=standardise)
     of_y = column_scaling(function, "y", pairs.y, standardise=standardise)
     U, S = spectrum_of_rows(pairs.x, of_x)
-    return Regression(S, S.s[:, None] * (U.mT @ of_y(pairs.y)), of_y)
-
-
-def regression_of_moments(moments: PairMoments, standardise: bool) -> Regression:
-    C = scaled_moments(moments, standardise)
-    S = spectrum_of_moments(C.C_xx, C.x)
-    return Regression(S, S.V.mT @ C.C_xy, C.y)
+    VXY = S.s[:, None] * (U.mT @ of_y(pairs.y))
+    if ridge is None:
+        ridge = leave_one_out_ridge(S, VXY, of_y, pairs)
+    return Regression(S, VXY, of_y, ridge)

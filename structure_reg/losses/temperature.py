@@ -79,10 +79,11 @@ def temperature_for_perplexity(
     if math.isnan(spread):
         return math.nan
     # Entropy grows with temperature. Newton's method runs on the logarithm of the temperature, with
-    # bisection where it leaves the bracket. At 1e-7 of the kernel's spread, only equal rows are
-    # neighbours; at 1e4, all rows are.
+    # bisection where it leaves the bracket. Far below the last digit of the kernel's spread, only
+    # equal entries are neighbours; at 1e4 of the spread, all rows are.
     log_tau = math.log(spread or 1.0)
-    lower, upper = log_tau + math.log(1e-7), log_tau + math.log(1e4)
+    last_digit = torch.finfo(K.dtype).eps
+    lower, upper = log_tau + math.log(last_digit / 1e3), log_tau + math.log(1e4)
     while upper - lower > 1e-9:
         entropy, slope = entropy_and_slope(K, math.exp(log_tau))
         gap = math.log(perplexity) - entropy

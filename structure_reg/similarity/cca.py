@@ -11,8 +11,8 @@ from structure_reg._precision import full_precision, promote
 from structure_reg.similarity._checks import check_share_or_count
 from structure_reg.similarity.directions import (
     canonical_correlations,
+    column_space,
     leading_directions,
-    principal_directions,
 )
 
 
@@ -54,8 +54,9 @@ def cca(x: Array, y: Array) -> Tensor:
 
     Notes
     -----
-    Computed in float64. The rank counts the singular values that exceed max(n, d) times the
-    machine epsilon of the input dtype (of float32 for half precision), relative to the largest.
+    Computed in float64. The units of the columns do not matter: the rank counts the singular values
+    of the centred columns, each divided by its length, that exceed :math:`32 (1 + \sqrt{d / n})`
+    times the machine epsilon of the input dtype (of float32 for half precision).
 
     References
     ----------
@@ -72,7 +73,7 @@ def cca(x: Array, y: Array) -> Tensor:
     check_paired("cca", x=x, y=y)
     x, y = promote(x, y)
     with full_precision(x.device):
-        X, Y = principal_directions(x), principal_directions(y)
+        X, Y = column_space(x), column_space(y)
         rho, _ = canonical_correlations(X, Y)
         return (rho.sum() / torch.minimum(X.rank, Y.rank)).to(x.dtype)
 
@@ -127,7 +128,7 @@ def svcca(x: Array, y: Array, *, keep: float | int = 0.99) -> Tensor:
     keep = check_share_or_count("svcca", "keep", keep)
     x, y = promote(x, y)
     with full_precision(x.device):
-        X, Y = (leading_directions(principal_directions(z), keep) for z in (x, y))
+        X, Y = (leading_directions(column_space(z), keep) for z in (x, y))
         rho, _ = canonical_correlations(X, Y)
         return (rho.sum() / torch.minimum(X.rank, Y.rank)).to(x.dtype)
 
@@ -184,7 +185,7 @@ def pwcca(x: Array, y: Array) -> Tensor:
     check_paired("pwcca", x=x, y=y)
     x, y = promote(x, y)
     with full_precision(x.device):
-        X, Y = principal_directions(x), principal_directions(y)
+        X, Y = column_space(x), column_space(y)
         rho, h = canonical_correlations(X, Y)
         w = (h.mT @ X.centered).abs().sum(1)  # (m,), zero for directions beyond the rank
         counted = torch.arange(len(rho), device=x.device) < torch.minimum(X.rank, Y.rank)

@@ -94,7 +94,9 @@ def cka_chance(
         mean = X[0].new_zeros(len(X), len(Y), dtype=dtype)
         return Chance(mean, mean + math.sqrt(2 / (n * (n - 3))))
     with full_precision(X[0].device):
-        (T, T_2, S), (U, U_2, V) = (moments([prepare(x, kernel) for x in side]) for side in (X, Y))
+        (T, T_2, S), (U, U_2, V) = (
+            moments([prepare(x.to(dtype), kernel) for x in side]) for side in (X, Y)
+        )
         A, A_y = (n - 1) * T_2 - T**2, (n - 1) * U_2 - U**2
         B = n * (n + 1) * S - (n - 1) * (T**2 + 2 * T_2)
         B_y = n * (n + 1) * V - (n - 1) * (U**2 + 2 * U_2)

@@ -15,7 +15,7 @@ from structure_reg._checks import check_choice, check_flag, check_layers, check_
 from structure_reg._precision import full_precision, result_dtype
 from structure_reg.similarity.features import feature_sums, features_are_cheaper
 from structure_reg.similarity.grams import KERNELS, Layer, Margins, gram_sums, prepare
-from structure_reg.similarity.hsic import hsic
+from structure_reg.similarity.hsic import cosine, hsic, norms
 
 
 def cka(x: Array, y: Array, *, kernel: str = "linear", debiased: bool = True) -> Tensor:
@@ -48,11 +48,12 @@ def cka(x: Array, y: Array, *, kernel: str = "linear", debiased: bool = True) ->
     Returns
     -------
     Tensor of shape ()
-        Value of at most 1, which is reached for a rotation, a scale and a shift. The debiased form
-        is at least -1; values below 0 occur by chance and are not clamped. The biased form is at
-        least 0. Symmetric; higher is more similar; float32, or float64 if an input is. NaN if a
-        tensor is constant (0 / 0), or if its median distance is 0 with "rbf". If all rows are
-        equally far apart, the debiased form is 0 / 0 up to rounding and means nothing.
+        Value in [-1, 1], or in [0, 1] for the biased form, with 1 for a rotation, a scale and a
+        shift; values of the debiased form below 0 occur by chance. Symmetric; higher is more
+        similar; float32, or float64 if an input is. NaN if a tensor is constant, or if its median
+        distance is 0 with "rbf". The debiased form compares the kernels off their diagonals and is
+        also NaN if a :math:`h(K, K)` is 0 up to rounding: all rows of a tensor are equally far
+        apart, or all but one are equal.
 
     Raises
     ------
@@ -71,7 +72,8 @@ def cka(x: Array, y: Array, *, kernel: str = "linear", debiased: bool = True) ->
     -----
     Differentiable, including the median distance. Apart from one centred copy of each tensor,
     scratch memory is bounded by :func:`tile_budget`, also for the gradient. Products use float32,
-    or float64 for float64 inputs; they are summed in float64.
+    or float64 if an input is; they are summed in float64. Rows that are much longer than the others
+    cost no digits.
 
     References
     ----------
@@ -135,6 +137,7 @@ def cka_grid(
     --------
     cka_null : Grids of the same layers with randomly re-paired rows.
     """
+    debiased = check_flag("cka_grid", "debiased", debiased)
     check_layers("cka_grid", rows=least_rows(debiased), xs=xs, ys=ys)
     check_choice("cka_grid", "kernel", kernel, KERNELS)
     return cka_matrix(xs, ys, kernel, debiased)
@@ -145,15 +148,14 @@ def cka_matrix(xs: Sequence[Tensor], ys: Sequence[Tensor], kernel: str, debiased
     unique = {id(x): x for x in (*xs, *ys)}
     index = {key: l for l, key in enumerate(unique)}
     rows, columns = ([index[id(x)] for x in side] for side in (xs, ys))
+    dtype = result_dtype(*xs, *ys)
     with full_precision(xs[0].device):
-        layers = [prepare(x, kernel) for x in unique.values()]
+        layers = [prepare(x.to(dtype), kernel) for x in unique.values()]
         inner, margins = kernel_sums(layers, rows, columns)
         H = hsic(inner, margins, margins, debiased=debiased)
-        norms = H.diagonal().sqrt()
-        C = take(take(H, rows).mT, columns).mT / torch.outer(
-            take(norms, rows), take(norms, columns)
-        )
-        return C.to(result_dtype(*xs, *ys))  # (LA, LB)
+        roots = norms(inner, margins, debiased=debiased, eps=torch.finfo(dtype).eps)
+        h = take(take(H, rows).mT, columns).mT  # (LA, LB)
+        return cosine(h, take(roots, rows), take(roots, columns), debiased=debiased).to(dtype)
 
 
 def take(x: Tensor, index: Sequence[int]) -> Tensor:
@@ -165,8 +167,8 @@ def kernel_sums(
     layers: Sequence[Layer], rows: Sequence[int], columns: Sequence[int]
 ) -> tuple[Tensor, Margins]:
     """Inner products of the kernels, from samples or from features, whichever are fewer."""
-    norms = {(l, l) for l in range(len(layers))}
-    pairs = norms | {(min(l, m), max(l, m)) for l in rows for m in columns}
+    itself = {(l, l) for l in range(len(layers))}
+    pairs = itself | {(min(l, m), max(l, m)) for l in rows for m in columns}
     if features_are_cheaper(layers, pairs):
         return feature_sums(layers, pairs)
     return gram_sums(layers)

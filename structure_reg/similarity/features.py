@@ -8,10 +8,10 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from structure_reg._precision import promote
-from structure_reg._tiles import tile_rows
+from structure_reg._tiles import slices, tile_rows
 from structure_reg.similarity.grams import Layer, Margins, linear_margins
 
+LONGEST = 4  # rows of each layer that do not enter the products
 ROWS = 4096  # rows of one float32 product; products are summed in float64
 
 
@@ -27,21 +27,49 @@ def features_are_cheaper(layers: Sequence[Layer], pairs: Collection[tuple[int, i
 def feature_sums(
     layers: Sequence[Layer], pairs: Collection[tuple[int, int]]
 ) -> tuple[Tensor, Margins]:
-    """:func:`gram_sums` by <K, L> = |X^T Y|^2, with NaN for all pairs that are not in `pairs`."""
+    """:func:`gram_sums` from products of features, with NaN for all pairs not in `pairs`.
+
+    Without the diagonal, <K, L> is |C|^2 - sum |x_i|^2 |y_i|^2 for C = X^T Y. A few rows that are
+    much longer than the others would cancel out of this difference with most of its digits. These
+    are therefore kept out of C, and their terms are added one by one:
+
+    2 sum_m x_m^T C y_m + sum_{m != m'} K_mm' L_mm'
+    """
     margins = linear_margins(layers)
-    inner = margins.rows.new_full((len(layers), len(layers)), math.nan)
+    longest = longest_rows(margins.diagonal)
+    others = torch.ones_like(margins.diagonal[0]).index_fill(0, longest, 0)  # (n,)
+    inner = -(margins.diagonal * others) @ margins.diagonal.mT  # (L, L)
+    by_features = torch.full_like(inner, math.nan)
     for l, m in pairs:
-        inner[l, m] = inner[m, l] = squared_product(*promote(layers[l].x, layers[m].x))
-    return inner - margins.diagonal @ margins.diagonal.mT, margins
+        x, y = layers[l].x, layers[m].x
+        among = off_diagonal_product(x[longest], y[longest])
+        by_features[l, m] = by_features[m, l] = off_products(x, y, longest, others) + among
+    return inner + by_features, margins
 
 
-def squared_product(x: Tensor, y: Tensor) -> Tensor:
-    """|X^T Y|^2 in float64, for as many columns of x at once as the tile budget allows."""
+def longest_rows(diagonal: Tensor) -> Tensor:
+    """Indices of the LONGEST longest rows of every layer, (LONGEST L,) or all n."""
+    rank = diagonal.argsort(1, descending=True).argsort(1).amin(0)  # (n,)
+    return rank.topk(min(LONGEST * len(diagonal), len(rank)), largest=False).indices
+
+
+def off_products(x: Tensor, y: Tensor, longest: Tensor, others: Tensor) -> Tensor:
+    """|C|^2 + 2 sum_m x_m^T C y_m in float64, where C = X^T Y of the other rows.
+
+    C is computed for as many columns of x at once as the tile budget allows.
+    """
     columns = tile_rows(16 * y.shape[1])
+    kept = others.to(x.dtype)[:, None]  # (n, 1)
+    x_longest, y_longest = x[longest].double(), y[longest].double()
     total = x.new_zeros((), dtype=torch.float64)
-    for block in torch.split(x, columns, 1):
-        product = torch.zeros(block.shape[1], y.shape[1], dtype=torch.float64, device=x.device)
-        for x_rows, y_rows in zip(torch.split(block, ROWS), torch.split(y, ROWS), strict=True):
-            product = product + (x_rows.mT @ y_rows).double()
-        total = total + product.square().sum()
+    for block, x_block in zip(*(torch.split(z, columns, 1) for z in (x, x_longest)), strict=True):
+        C = torch.zeros(block.shape[1], y.shape[1], dtype=torch.float64, device=x.device)
+        for I in slices(len(x), ROWS):
+            C = C + ((block[I] * kept[I]).mT @ y[I]).double()
+        total = total + C.square().sum() + 2 * (x_block @ C * y_longest).sum()
     return total
+
+
+def off_diagonal_product(x: Tensor, y: Tensor) -> Tensor:
+    """Sum over i != j of (x_i . x_j) (y_i . y_j) in float64."""
+    return 2 * ((x @ x.mT).triu(1).double() * (y @ y.mT).double()).sum()

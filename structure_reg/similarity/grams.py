@@ -8,17 +8,18 @@ samples nor the number of pairs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from structure_reg._gram import center_and_scale, square_norms, squared_distances
+from structure_reg._gram import square_norms, squared_distances
 from structure_reg._precision import promote
 from structure_reg._tiles import tile_rows, upper_tiles
 from structure_reg.similarity.bandwidth import median_squared_distance
+from structure_reg.similarity.origin import around_typical_row
 
 KERNELS = ("linear", "rbf")
 
@@ -31,8 +32,12 @@ WIDEST_TILE = 256
 MEDIAN_EXPONENT = 0.5
 
 
+# Rows of one block in float64.
+ROWS = 256
+
+
 class Layer(NamedTuple):
-    """Centred and scaled rows, and the rate of their kernel."""
+    """Rows around their typical row, scaled, and the rate of their kernel."""
 
     x: Tensor  # (n, d)
     rate: Tensor | None  # (): 1 / (2 sigma^2) for "rbf", None for "linear"
@@ -49,7 +54,13 @@ class Margins(NamedTuple):
 
 
 def prepare(x: Tensor, kernel: str) -> Layer:
-    x = center_and_scale(*promote(x))
+    """Rows whose largest entry is 1. The scale is a constant to the gradient, like the origin.
+
+    Both cancel out of CKA. A constant layer becomes exactly zero, then 0 / 0: NaN from here on.
+    """
+    x = around_typical_row(*promote(x))
+    low, high = x.detach().aminmax()
+    x = x / torch.maximum(-low, high)  # squares neither overflow nor vanish
     if kernel == "rbf":
         return Layer(x, MEDIAN_EXPONENT / median_squared_distance(x))
     return Layer(x, None)
@@ -80,9 +91,7 @@ def gram_sums(layers: Sequence[Layer]) -> tuple[Tensor, Margins]:
     radial = layers[0].rate is not None
     for a, b in upper_tiles(n, side):
         if recompute:
-            from torch.utils.checkpoint import checkpoint  # which imports PyTorch 2.6's compiler
-
-            products, sums_a, sums_b = checkpoint(tile_sums, a, b, layers, use_reentrant=False)
+            products, sums_a, sums_b = recomputed(tile_sums, a, b, layers)
         else:
             products, sums_a, sums_b = tile_sums(a, b, layers)
         inner = inner + (products if a == b else 2 * products)
@@ -95,8 +104,15 @@ def gram_sums(layers: Sequence[Layer]) -> tuple[Tensor, Margins]:
     return inner, linear_margins(layers)
 
 
+def recomputed(function: Callable[..., Any], *args: Any) -> Any:
+    """function(*args), which the backward pass computes again instead of keeping its parts."""
+    from torch.utils.checkpoint import checkpoint  # here, as it imports PyTorch 2.6's compiler
+
+    return checkpoint(function, *args, use_reentrant=False)
+
+
 def tile_sums(a: slice, b: slice, layers: Sequence[Layer]) -> tuple[Tensor, Tensor, Tensor]:
-    K = torch.stack(promote(*(kernel_tile(layer, a, b) for layer in layers)))  # (L, |a|, |b|)
+    K = torch.stack([kernel_tile(layer, a, b) for layer in layers])  # (L, |a|, |b|)
     flat = K.flatten(1)
     products = (flat @ flat.mT).double()
     if layers[0].rate is None:
@@ -106,4 +122,20 @@ def tile_sums(a: slice, b: slice, layers: Sequence[Layer]) -> tuple[Tensor, Tens
 
 def linear_margins(layers: Sequence[Layer]) -> Margins:
     diagonal = torch.stack([square_norms(layer.x).double() for layer in layers])
-    return Margins(-diagonal, diagonal)  # rows of a centred Gram matrix sum to 0
+    return Margins(torch.stack([linear_rows(layer.x) for layer in layers]), diagonal)
+
+
+def linear_rows(x: Tensor) -> Tensor:
+    """Row sums of x x^T without the diagonal, (n,) in float64."""
+    total = x.sum(0, dtype=torch.float64)  # (d,)
+    # Not recomputed, the products would keep x in float64.
+    return torch.cat(
+        [recomputed(product_with_others, rows, total) for rows in torch.split(x, ROWS)]
+    )
+
+
+def product_with_others(rows: Tensor, total: Tensor) -> Tensor:
+    """x_i . sum_{j != i} x_j. The sum comes first: a long x_i would cancel out of the products."""
+    rows = rows.double()
+    products: Tensor = torch.linalg.vecdot(rows, total - rows)
+    return products

@@ -2,6 +2,7 @@ r"""The Hilbert-Schmidt independence criterion, from sums over two kernel matric
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from structure_reg.similarity.grams import Margins
@@ -44,6 +45,29 @@ def hsic(inner: Tensor, x: Margins, y: Margins, *, debiased: bool) -> Tensor:
     s_K, s_L = r_K.sum(-1), r_L.sum(-1)
     h: Tensor = inner - row_factor * (r_K @ r_L.mT)
     return h + total_factor * s_K[..., :, None] * s_L[..., None, :]  # (..., LA, LB)
+
+
+def norms(inner: Tensor, x: Margins, *, debiased: bool, eps: float) -> Tensor:
+    """Square root of h(K, K), or D(K, K), of every kernel, (L,); `eps` is that of their dtype."""
+    h = hsic(inner, x, x, debiased=debiased).diagonal()
+    if not debiased:
+        return h.sqrt()
+    others = x.diagonal.sum(-1).square() - x.diagonal.square().sum(-1)  # sum of K_ii K_jj, i != j
+    return root_above_rounding(h, x.rows.shape[-1] * (eps * inner.diagonal() + eps**2 * others))
+
+
+def root_above_rounding(h: Tensor, rounding: Tensor) -> Tensor:
+    """Square root of h, or NaN if h is no more than the rounding of its terms.
+
+    The terms cancel where the entries off the diagonal follow from their rows and columns, as in
+    rows that are all equally far apart.
+    """
+    return torch.where(h > rounding, h, torch.nan).sqrt()
+
+
+def cosine(h: Tensor, x_norms: Tensor, y_norms: Tensor, *, debiased: bool) -> Tensor:
+    """h(K, L) over both norms, (..., LA, LB), within the range that only rounding exceeds."""
+    return (h / torch.outer(x_norms, y_norms)).clamp(-1.0 if debiased else 0.0, 1.0)
 
 
 def centered_diagonal(x: Margins) -> Tensor:

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_count, check_paired
-from structure_reg._gram import center
 from structure_reg._precision import full_precision, result_dtype
 from structure_reg.similarity.grams import Layer, gram_sums
 from structure_reg.similarity.hsic import hsic
+from structure_reg.similarity.origin import around_typical_row
 
 
 class MinibatchCKA:
@@ -79,7 +79,7 @@ class MinibatchCKA:
         m = x.shape[0]
         with full_precision(x.device):
             # No scaling as in cka(): batches must stay comparable, and float64 has the range.
-            layers = [Layer(center(z.double() - z[0].double()), None) for z in (x, y)]
+            layers = [Layer(around_typical_row(z.double()), None) for z in (x, y)]
             inner, margins = gram_sums(layers)
             self.terms += hsic(inner, margins, margins, debiased=True) / (m * (m - 3))
         self.batches += 1

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from structure_reg._checks import check_choice, check_layers
+from structure_reg._checks import check_choice, check_flag, check_layers
 from structure_reg._precision import full_precision, promote, result_dtype
 from structure_reg._tiles import slices, tile_rows
 from structure_reg.similarity.cka import least_rows
@@ -19,11 +19,13 @@ from structure_reg.similarity.grams import (
     kernel_tile,
     prepare,
 )
-from structure_reg.similarity.hsic import hsic
+from structure_reg.similarity.hsic import cosine, hsic, norms
 
 # Size of a strip of the kernel matrices and of the entries looked up for it: what the cache of one
 # core holds.
 FLOATS_IN_CACHE = 600_000
+# Entries of one float32 sum, whose rounding grows with them where few layers make it a plain loop.
+LONGEST_SUM = 2**14
 
 
 @torch.no_grad()
@@ -58,12 +60,14 @@ def cka_null(
         least one (4 n^2 bytes). It is slower the fewer fit, because a look-up costs the same for
         one layer as for twelve.
     """
+    debiased = check_flag("cka_null", "debiased", debiased)
     check_layers("cka_null", rows=least_rows(debiased), xs=xs, ys=ys)
     check_choice("cka_null", "kernel", kernel, KERNELS)
+    dtype = result_dtype(*xs, *ys)
     with full_precision(permutations.device):
-        x_layers, y_layers = ([prepare(x, kernel) for x in side] for side in (xs, ys))
+        x_layers, y_layers = ([prepare(x.to(dtype), kernel) for x in side] for side in (xs, ys))
         inner, margins = gram_sums([*x_layers, *y_layers])
-        norms = hsic(inner, margins, margins, debiased=debiased).diagonal().sqrt()
+        roots = norms(inner, margins, debiased=debiased, eps=torch.finfo(dtype).eps)
         LA = len(xs)
         x, y = margins.at(slice(LA)), margins.at(slice(LA, None))
         D = permuted_inner(x_layers, y_layers, permutations)  # (B, LA, LB)
@@ -73,8 +77,7 @@ def cka_null(
                 for D_p, p in zip(D, permutations, strict=True)
             ]
         )
-        C = H / (norms[:LA, None] * norms[LA:])
-        return C.to(result_dtype(*xs, *ys))
+        return cosine(H, roots[:LA], roots[LA:], debiased=debiased).to(dtype)
 
 
 def permuted_inner(
@@ -94,7 +97,7 @@ def permuted_group(
     dtype = result_dtype(*(layer.x for layer in (*x_layers, *y_layers)))
     table = gram_table(y_layers, dtype)  # (n, n * LB)
     D = table.new_zeros(len(permutations), LA, LB, dtype=torch.float64)
-    for i, K in strips(x_layers, FLOATS_IN_CACHE // (LA + 2 * LB)):
+    for i, K in strips(x_layers, min(FLOATS_IN_CACHE // (LA + 2 * LB), LONGEST_SUM)):
         rows = K.shape[1]
         K = K.flatten(1).to(dtype)  # (LA, |a| * |rest|)
         for D_p, p in zip(D, permutations, strict=True):

@@ -81,12 +81,16 @@ def pearson(u: Tensor, v: Tensor) -> Tensor:
     # rounding errors.
     u, v = (w - w[0].detach() for w in (u, v))
     u, v = u - u.mean(), v - v.mean()
-    return (u @ v) / ((u @ u).sqrt() * (v @ v).sqrt())
+    r: Tensor = (u @ v) / ((u @ u).sqrt() * (v @ v).sqrt())
+    return r.clamp(-1, 1)  # rounding alone exceeds it
 
 
 def mean_ranks(u: Tensor) -> Tensor:
-    """Twice the rank of each entry, from 0; equal entries share their mean rank, NaN stays NaN."""
+    """Twice the rank of each entry, from 0; equal entries share their mean rank.
+
+    An infinite distance has no rank: it is what is left of an infinite or a too large entry.
+    """
     u = u.detach()
     ordered = u.sort().values
     first, last = torch.searchsorted(ordered, u), torch.searchsorted(ordered, u, right=True)
-    return torch.where(u.isnan(), torch.nan, (first + last).double())
+    return torch.where(u.isfinite(), (first + last).double(), torch.nan)

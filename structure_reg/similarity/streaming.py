@@ -12,6 +12,12 @@ from structure_reg._checks import check_count, check_flag, check_paired, check_w
 from structure_reg._gram import square_norms
 from structure_reg._precision import full_precision, result_dtype
 from structure_reg.similarity.cka import least_rows
+from structure_reg.similarity.features import longest_rows, off_diagonal_product
+from structure_reg.similarity.grams import product_with_others
+from structure_reg.similarity.hsic import cosine, root_above_rounding
+from structure_reg.similarity.origin import typical_row
+
+EPS = torch.finfo(torch.float64).eps
 
 
 class CKA:
@@ -37,7 +43,8 @@ class CKA:
     Notes
     -----
     The state takes :math:`8 (d_x^2 + d_x d_y + d_y^2)` bytes, whatever the number of samples. It
-    sums differences to the first row in float64. No gradient.
+    sums differences to a typical row of the first samples in float64. The few longest rows stay out
+    of the sums, where they would cancel out with most digits of the others. No gradient.
 
     Examples
     --------
@@ -52,7 +59,8 @@ class CKA:
 
     samples: int
     dtype: torch.dtype
-    origin: tuple[Tensor, Tensor]  # first row of x and of y, subtracted from all rows
+    origin: list[Tensor]  # a typical row of x and of y, subtracted from all rows
+    longest: list[Tensor]  # rows of x and of y in float64 that are in none of the sums
     sums: list[Tensor]  # sums of x, (d_x,), and of y, (d_y,)
     norms: Tensor  # (2,) sums of |x|^2 and of |y|^2
     norm_products: Tensor  # (2, 2) sums of products of these two
@@ -87,20 +95,18 @@ class CKA:
         check_paired("CKA.update", rows=1, x=x, y=y)
         if self.samples == 0:
             self._start(x, y)
-        for name, z, origin in zip("xy", (x, y), self.origin, strict=True):
-            check_width("CKA.update", name, z, len(origin), "of the batches before")
+        for name, z, longest in zip("xy", (x, y), self.longest, strict=True):
+            check_width("CKA.update", name, z, longest.shape[1], "of the batches before")
         self.dtype = torch.promote_types(self.dtype, result_dtype(x, y))
         with full_precision(x.device):
-            sides = [z.double() - origin for z, origin in zip((x, y), self.origin, strict=True)]
-            norms = torch.stack([square_norms(z) for z in sides])  # (2, m)
+            rows = [torch.cat([l, z.double()]) for l, z in zip(self.longest, (x, y), strict=True)]
+            if self.samples == len(self.longest[0]):  # nothing is in the sums yet
+                self.origin = [typical_row(z) for z in rows]
+            sides = [z - origin for z, origin in zip(rows, self.origin, strict=True)]
+            longest = longest_rows(torch.stack([square_norms(z) for z in sides]))
+            self.longest = [z[longest] for z in rows]
+            self._add([z.index_fill(0, longest, 0) for z in sides])
             self.samples += len(x)
-            self.norms += norms.sum(1)
-            self.norm_products += norms @ norms.mT
-            for s, z in enumerate(sides):
-                self.sums[s] += z.sum(0)
-                self.norms_times[s] += norms @ z
-            for s, t in self.products:
-                self.products[s, t] += sides[s].mT @ sides[t]
 
     @torch.no_grad()
     def compute(self) -> Tensor:
@@ -112,42 +118,72 @@ class CKA:
             If there have been fewer than 4 samples, or 2 for the biased form.
         """
         check_count("CKA.compute", "samples", self.samples, least=least_rows(self.debiased))
-        h = {pair: self._hsic(*pair) for pair in self.products}
-        value = h[0, 1] / (h[0, 0].sqrt() * h[1, 1].sqrt())
-        return value.to(self.dtype)
+        h, roots = {}, {}
+        for pair in self.products:
+            h[pair], rounding = self._hsic(*pair)
+            roots[pair] = root_above_rounding(h[pair], rounding)[None]
+        value = cosine(h[0, 1], roots[0, 0], roots[1, 1], debiased=self.debiased)
+        return value.reshape(()).to(self.dtype)
 
     def _start(self, x: Tensor, y: Tensor) -> None:
         widths = x.shape[1], y.shape[1]
         zeros = partial(x.new_zeros, dtype=torch.float64)
         self.dtype = result_dtype(x, y)
-        self.origin = x[0].double().clone(), y[0].double().clone()
+        self.longest = [zeros(0, d) for d in widths]
         self.sums = [zeros(d) for d in widths]
         self.norms, self.norm_products = zeros(2), zeros(2, 2)
         self.norms_times = [zeros(2, d) for d in widths]
         self.products = {(s, t): zeros(widths[s], widths[t]) for s, t in ((0, 0), (0, 1), (1, 1))}
 
-    def _hsic(self, s: int, t: int) -> Tensor:
-        """The estimator between side s and side t, up to a factor that depends on n."""
+    def _add(self, sides: list[Tensor]) -> None:
+        norms = torch.stack([square_norms(z) for z in sides])  # (2, m)
+        self.norms += norms.sum(1)
+        self.norm_products += norms @ norms.mT
+        for s, z in enumerate(sides):
+            self.sums[s] += z.sum(0)
+            self.norms_times[s] += norms @ z
+        for s, t in self.products:
+            self.products[s, t] += sides[s].mT @ sides[t]
+
+    def _hsic(self, s: int, t: int) -> tuple[Tensor, Tensor]:
+        """The estimator between sides s and t up to a factor that depends on n, and its rounding.
+
+        Row i of both sides is x_i and y_i around the means m and v of the rows in the sums; X and Y
+        are the rows that are not in the sums.
+        """
         n = self.samples
-        m, v = self.sums[s] / n, self.sums[t] / n
-        M, V = m @ m, v @ v
-        C = self.products[s, t]
-        covariance = C - n * torch.outer(m, v)  # X^T Y of centred rows
-        D = covariance.square().sum()
+        summed = max(1, n - len(self.longest[0]))
+        m, v = self.sums[s] / summed, self.sums[t] / summed
+        X, Y = (self.longest[i] - self.origin[i] - c for i, c in ((s, m), (t, v)))
+        X_sum, Y_sum = X.sum(0), Y.sum(0)
+        C = self.products[s, t] - summed * torch.outer(m, v)  # sum of x_i y_i^T
         if not self.debiased:
-            return D
-        trace_K, trace_L = self.norms[s] - n * M, self.norms[t] - n * V
-        # Sum of |x_i - m|^2 |y_i - v|^2, expanded.
-        diagonals = (
+            D = (C + X.mT @ Y - torch.outer(X_sum, Y_sum) / n).square().sum()
+            return D, torch.zeros_like(D)
+        M, V = m @ m, v @ v
+        norms_x, norms_y = self.norms[s], self.norms[t]
+        norms_times_x, norms_times_y = self.norms_times[s][t], self.norms_times[t][s]
+        trace_K, trace_L = norms_x - summed * M, norms_y - summed * V  # sums of |x_i|^2, |y_i|^2
+        x_norms = norms_times_x - norms_y * m - 2 * C @ v  # sum of x_i |y_i|^2
+        y_norms = norms_times_y - norms_x * v - 2 * m @ C  # sum of y_i |x_i|^2
+        diagonals = (  # sum of |x_i|^2 |y_i|^2
             self.norm_products[s, t]
-            - 2 * (v @ self.norms_times[t][s] + m @ self.norms_times[s][t])
-            + 4 * (m @ C @ v)
-            + V * self.norms[s]
-            + M * self.norms[t]
-            - 3 * n * M * V
+            - 2 * (v @ norms_times_y + m @ norms_times_x)
+            + 4 * (m @ self.products[s, t] @ v)
+            + V * norms_x
+            + M * norms_y
+            - 3 * summed * M * V
         )
-        h: Tensor = D - n / (n - 2) * diagonals + trace_K * trace_L / ((n - 1) * (n - 2))
-        return h
+        r_K, r_L = product_with_others(X, X_sum), product_with_others(Y, Y_sum)
+        square = C.square().sum()
+        inner = square - diagonals + 2 * (X @ C * Y).sum() + off_diagonal_product(X, Y)
+        rows = X_sum @ C @ Y_sum - X_sum @ x_norms - Y_sum @ y_norms + diagonals + r_K @ r_L
+        totals = (r_K.sum() - trace_K) * (r_L.sum() - trace_L)
+        h: Tensor = inner - 2 / (n - 2) * rows + totals / ((n - 1) * (n - 2))
+        far_x, far_y = square_norms(X), square_norms(Y)
+        others = (trace_K + far_x.sum()) * (trace_L + far_y.sum()) - diagonals - far_x @ far_y
+        rounding = EPS * (square + diagonals) + torch.finfo(self.dtype).eps ** 2 * others
+        return h, n * rounding
 
     def __repr__(self) -> str:
         return f"CKA(debiased={self.debiased}, samples={self.samples})"

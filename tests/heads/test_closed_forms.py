@@ -19,12 +19,17 @@ from structure_reg import (
     AsifHead,
     CsaHead,
     LinearHead,
+    PairMoments,
     fit_asif,
     fit_cca,
     fit_csa,
     fit_procrustes,
     fit_ridge,
+    select_cca,
 )
+from structure_reg.heads.moments import PairRows
+from structure_reg.heads.ridge import regression
+from structure_reg.heads.ridge_selection import RIDGES, leave_one_out_error
 
 FITS: dict[Callable[..., Any], tuple[Callable[..., Any], dict[str, Any]]] = {
     fit_ridge: (oracles_heads.ridge_scores, {"ridge": 0.7}),
@@ -171,8 +176,8 @@ def test_without_a_ridge_wide_features_are_regressed_exactly() -> None:
 
 def test_csa_without_power_is_the_cosine_of_cca() -> None:
     x, y = pairs(30)
-    plain = scores(fit_cca(x, y, dim=3), X_TEST, Y_TEST)
-    found = scores(fit_csa(x, y, dim=3, power=0.0), X_TEST, Y_TEST)
+    plain = scores(fit_cca(x, y, dim=3, ridge=1.0), X_TEST, Y_TEST)
+    found = scores(fit_csa(x, y, dim=3, ridge=1.0, power=0.0), X_TEST, Y_TEST)
     torch.testing.assert_close(found, plain, rtol=1e-9, atol=1e-12)
 
 
@@ -236,3 +241,63 @@ def test_refuses_options(
 ) -> None:
     with pytest.raises(error, match=f"^{fit.__name__}: expected {message}"):
         fit(*pairs(10), **options)
+
+
+def test_ridge_is_that_of_refitting_without_each_pair() -> None:
+    """Leaving out a pair and fitting again, for every penalty, with the scaling of all pairs."""
+    x, y = (z - z.mean(0) for z in pairs(40))
+    errors = {}
+    for ridge in RIDGES[::3]:
+        error = 0.0
+        for i in range(40):
+            kept = torch.arange(40) != i
+            a, b = x[kept] - x[kept].mean(0), y[kept] - y[kept].mean(0)
+            # The penalty of all pairs: it is the fit that leaves one out, not what is penalised.
+            penalty = ridge * x.square().sum() / x.shape[1]
+            B = torch.linalg.solve(a.T @ a + penalty * torch.eye(x.shape[1]), a.T @ b)
+            error += float((y[i] - y[kept].mean(0) - (x[i] - x[kept].mean(0)) @ B).square().sum())
+        errors[ridge] = error
+    r = regression("test", PairRows(x, y), 1.0, False)
+    for ridge, error in errors.items():
+        assert leave_one_out_error(r.S, r.VXY, r.y, PairRows(x, y))(ridge) == pytest.approx(error)
+
+
+def test_the_default_ridge_follows_the_noise() -> None:
+    x = normal(100, 12, seed=0)
+    clean = x @ normal(12, 6, seed=1)
+    errors = []
+    for noise in (0.1, 10.0):
+        y = clean + noise * normal(100, 6, seed=2)
+        errors.append(regression("test", PairRows(x, y), None, True).ridge)
+    assert errors[0] < errors[1] / 10
+
+
+def test_moments_choose_a_ridge_like_that_of_the_pairs() -> None:
+    x, y = normal(400, 12, seed=0), normal(400, 12, seed=0)[:, :6] + 2 * normal(400, 6, seed=1)
+    of_pairs = regression("test", PairRows(x, y), None, True).ridge
+    of_moments = regression("test", PairMoments().update(x, y), None, True).ridge
+    assert 0.3 < of_pairs / of_moments < 3
+
+
+def test_cca_chooses_what_held_out_pairs_choose() -> None:
+    x, y = pairs(60)
+    chosen = select_cca(x, y)
+    fixed = scores(fit_cca(x, y, ridge=chosen.ridge, power=chosen.power), X_TEST, Y_TEST)
+    torch.testing.assert_close(scores(fit_cca(x, y), X_TEST, Y_TEST), fixed)
+    other = scores(fit_cca(x, y, power=chosen.power + 1), X_TEST, Y_TEST)
+    expected = fit_cca(x, y, ridge=chosen.ridge, power=chosen.power + 1)
+    torch.testing.assert_close(other, scores(expected, X_TEST, Y_TEST))
+    weights = fit_csa(x, y)[0].weights
+    assert torch.equal(weights, fit_csa(x, y, ridge=chosen.ridge)[0].weights)
+
+
+def test_fewer_pairs_than_can_be_held_out_are_shrunk_all_the_same() -> None:
+    x, y = pairs(5)
+    fixed = scores(fit_cca(x, y, ridge=10.0, power=1.0), X_TEST, Y_TEST)
+    torch.testing.assert_close(scores(fit_cca(x, y), X_TEST, Y_TEST), fixed)
+
+
+@pytest.mark.parametrize("fit", [fit_cca, fit_csa])
+def test_moments_need_a_ridge(fit: Fit) -> None:
+    with pytest.raises(ValueError, match="expected ridge to be a number with PairMoments"):
+        fit(PairMoments().update(*pairs(20)))

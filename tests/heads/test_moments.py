@@ -81,7 +81,7 @@ FITS: list[tuple[Fit, dict[str, Any]]] = [
     (sr.fit_ridge, {"ridge": 0.0}),
     (sr.fit_cca, {"ridge": (0.1, 1.0), "power": 1.0}),
     (sr.fit_cca, {"ridge": 0.0, "dim": 3}),
-    (sr.fit_csa, {"standardise": False}),
+    (sr.fit_csa, {"ridge": 1.0, "standardise": False}),
 ]
 
 

@@ -346,3 +346,43 @@ def test_the_budget_changes_rounding_alone():
         with tile_budget(mebibytes):
             values.append(clip_loss(x, y, 20.0).detach())
     torch.testing.assert_close(torch.stack(values), values[-1].expand(4), rtol=1e-6, atol=0)
+
+
+@LOSSES
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("weight", [1e-6, 1.0, 1024.0, 65536.0, 1e6])
+@pytest.mark.parametrize("length", [0.1, 30.0, 1000.0])
+def test_a_later_factor_finds_the_gradient_whole(
+    loss: Callable[..., Tensor], dtype: torch.dtype, reduction: str, weight: float, length: float
+) -> None:
+    """A gradient scaler multiplies the loss: half precision held 0 or inf before it divided."""
+    gradients = []
+    halves = [(length * t.detach()).to(dtype) for t in features()]
+    for precision in (dtype, torch.float64):
+        leaves = [t.to(precision, copy=True).requires_grad_() for t in halves]
+        with kernel("many"):
+            (weight * loss(*leaves, 12.0, reduction=reduction)).sum().backward()
+        gradients += [[t.grad for t in leaves]]
+    for ours, exact in zip(*gradients, strict=True):
+        assert ours.dtype == dtype
+        expected = exact.to(dtype)
+        eps, least = torch.finfo(dtype).eps, torch.finfo(dtype).smallest_normal
+        assert torch.equal(ours.isinf(), expected.isinf())
+        torch.testing.assert_close(
+            ours, expected, rtol=2 * eps, atol=max(2 * eps * least, 1e-5 * exact.abs().max().item())
+        )
+
+
+@pytest.mark.parametrize("ids", [None, IDS])
+def test_exponents_that_underflow(ids: Tensor | None) -> None:
+    """At a scale of 300, most of the softmax is below the range of float32."""
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        x, y = features(dtype=dtype)
+        with kernel("many"):
+            rows = clip_loss(x, y, 300.0, ids=ids, reduction="none")
+            rows.sum().backward()
+        gradients.append([rows.detach().double(), x.grad.double(), y.grad.double()])
+    for single, exact in zip(*gradients, strict=True):
+        torch.testing.assert_close(single, exact, rtol=1e-4, atol=1e-4 * exact.abs().max().item())

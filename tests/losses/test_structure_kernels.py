@@ -330,3 +330,38 @@ def test_anchors_of_another_width_are_refused():
         structure_loss(frozen, aligned, anchors=(frozen, frozen))
     with pytest.raises(TypeError, match=r"expected anchors to be a pair \(frozen, aligned\)"):
         structure_loss(frozen, aligned, anchors=frozen)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("levels", [1, 3])
+@pytest.mark.parametrize("weight", [1e-3, 65536.0])
+def test_a_later_factor_finds_the_gradient_whole(dtype, levels, weight):
+    """The operator's gradient is in float32; only what a gradient scaler has scaled is rounded."""
+    frozen, aligned = (t.detach().to(dtype) for t in features(60, 8, 6))
+    gradients = []
+    for precision in (dtype, torch.float64):
+        leaf = aligned.to(precision, copy=True).requires_grad_()
+        with tile_budget(0.05):
+            (weight * structure_loss(frozen.to(precision), leaf, levels=levels)).backward()
+        gradients.append(leaf.grad)
+    ours, exact = gradients
+    assert ours.dtype == dtype
+    eps, least = torch.finfo(dtype).eps, torch.finfo(dtype).smallest_normal
+    torch.testing.assert_close(
+        ours.double(), exact, rtol=eps, atol=max(eps * least, 1e-4 * exact.abs().max().item())
+    )
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_exponents_that_underflow(divergence):
+    """At a temperature of 0.01 most probabilities are below the range of float32."""
+    frozen, aligned = features(60, 8, 6)
+    exact = structure_loss(frozen, aligned, temperature=0.01, divergence=divergence)
+    with tile_budget(0.05):
+        single = structure_loss(
+            frozen.float(), aligned.float(), temperature=0.01, divergence=divergence
+        )
+    if divergence == "js":  # the other takes the logarithm of the least probability
+        assert single.item() == pytest.approx(exact.item(), rel=1e-4)
+    else:
+        assert single.isfinite()

@@ -76,3 +76,16 @@ def test_diagnostics_print_as_a_table() -> None:
     lines = str(structure_diagnostics(x, x)).splitlines()
     assert lines[0].split() == ["frozen", "aligned"]
     assert [len(line) for line in lines] == [40] * 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_perplexity_just_within_reach(dtype: torch.dtype) -> None:
+    """Rows that are nearly equal need a far smaller temperature than rows that are not."""
+    g = torch.Generator().manual_seed(0)
+    clusters = torch.randn(8, 16, generator=g, dtype=dtype).repeat_interleave(4, 0)
+    noise = 100 * torch.finfo(dtype).eps ** 0.5
+    x = clusters + noise * torch.randn(32, 16, generator=g, dtype=dtype)
+    for perplexity in (1.001, 1.5, 3.9, 31.99):
+        tau = temperature_for_perplexity(x, perplexity)
+        reached = structure_diagnostics(x, x, temperature=tau).frozen_perplexity.item()
+        assert reached == pytest.approx(perplexity, rel=1e-4)

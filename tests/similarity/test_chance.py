@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from structure_reg import cka_chance
+from structure_reg import CKA, cka, cka_chance
 from structure_reg.similarity.null import cka_null
 
 
@@ -47,3 +47,23 @@ def test_refuses_too_few_rows() -> None:
     x = torch.ones(3, 2)
     with pytest.raises(ValueError, match="n >= 4 rows"):
         cka_chance([x], [x], debiased=False)
+
+
+@pytest.mark.parametrize("debiased", [True, False])
+def test_mappings_are_their_values(debiased: bool) -> None:
+    xs, ys = [skewed(9, 3, 0), skewed(9, 5, 1)], [skewed(9, 2, 2)]
+    named = cka_chance(dict(enumerate(xs, 5)), {"last": ys[0]}, debiased=debiased)
+    for ours, expected in zip(named, cka_chance(xs, ys, debiased=debiased), strict=True):
+        assert torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize("debiased", ["False", 0, None])
+def test_refuses_what_is_no_bool(debiased: object) -> None:
+    x = skewed(9, 3, 0)
+    for name, call in (
+        ("cka_chance", lambda: cka_chance([x], [x], debiased=debiased)),
+        ("cka", lambda: cka(x, x, debiased=debiased)),
+        ("CKA", lambda: CKA(debiased=debiased)),
+    ):
+        with pytest.raises(TypeError, match=f"^{name}: expected debiased to be a bool, got "):
+            call()

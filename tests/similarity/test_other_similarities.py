@@ -68,21 +68,27 @@ def scaled_columns(x: Tensor) -> Tensor:
     return x * torch.logspace(-1, 1, x.shape[1], dtype=x.dtype)
 
 
+def other_units(x: Tensor) -> Tensor:
+    return x * torch.logspace(-8, 8, x.shape[1], dtype=x.dtype)
+
+
 CHANGES: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
     "scale and shift": lambda x, y: (3.7 * x + 5, -0.2 * y - 9),
     "order": lambda x, y: (x.flip(0), y.flip(0)),
     "rotate y": lambda x, y: (x, y @ rotation(y.shape[1])),
     "rotate x": lambda x, y: (x @ rotation(x.shape[1]), y),
-    "map y": lambda x, y: (x, scaled_columns(y)),
-    "map x": lambda x, y: (scaled_columns(x), y),
+    "map y": lambda x, y: (x, scaled_columns(y) @ normal(y.shape[1], 4, seed=8)),
+    "map x": lambda x, y: (scaled_columns(x) @ normal(x.shape[1], 6, seed=8), y),
+    "other units of y": lambda x, y: (x, other_units(y)),
+    "other units of x": lambda x, y: (other_units(x), y),
     "swap": lambda x, y: (y, x),
     "scale rows": lambda x, y: (x * normal(len(x), 1, seed=3).abs(), y),
 }
 ROTATIONS = {"scale and shift", "order", "rotate x", "rotate y", "swap"}
 KEEPS = {
-    cca: ROTATIONS | {"map x", "map y"},
+    cca: ROTATIONS | {"map x", "map y", "other units of x", "other units of y"},
     svcca: ROTATIONS,
-    pwcca: {"scale and shift", "order", "rotate y", "map y"},
+    pwcca: {"scale and shift", "order", "rotate y", "map y", "other units of y"},
     procrustes: ROTATIONS,
     rsa: ROTATIONS,
     rv: ROTATIONS,
@@ -107,6 +113,34 @@ def test_range(similarity: Callable[..., Tensor]) -> None:
     x, y = related(30, 6, 4)
     torch.testing.assert_close(similarity(x, x), torch.tensor(1.0).double())
     assert -1 <= similarity(x, y) < 1
+
+
+@every_similarity
+@settings(deadline=None, max_examples=40)
+@given(
+    n=st.integers(3, 20),
+    widths=st.tuples(*2 * [st.integers(1, 8)]),
+    seed=st.integers(0, 10**6),
+    dtype=st.sampled_from([torch.float16, torch.float32, torch.float64]),
+    alike=st.sampled_from(["itself", "scaled", "integers", "unrelated"]),
+)
+def test_never_leaves_its_range(
+    similarity: Callable[..., Tensor],
+    n: int,
+    widths: tuple[int, int],
+    seed: int,
+    dtype: torch.dtype,
+    alike: str,
+) -> None:
+    """Not even by rounding: arccos of a cosine above 1 is NaN."""
+    x, y = normal(n, widths[0], seed=seed), normal(n, widths[1], seed=seed + 1)
+    if alike == "integers":
+        x, y = x.round(), y.round()
+    y = {"itself": x, "scaled": -3.7 * x + 5}.get(alike, y)
+    least = -1 if similarity is rsa else 0
+    for options in ({}, {"correlation": "spearman"})[: 2 if similarity is rsa else 1]:
+        value = similarity(x.to(dtype), y.to(dtype), **options).item()
+        assert math.isnan(value) or least <= value <= 1
 
 
 @every_similarity
@@ -191,6 +225,49 @@ def test_a_rank_is_counted_and_not_the_columns() -> None:
     torch.testing.assert_close(pwcca(y, wide), pwcca(y, x))
 
 
+def test_columns_in_their_own_units() -> None:
+    """The rank was relative to the largest column, so that float32 lost all but the platelets."""
+    z = normal(500, 4)
+    units = torch.tensor([20, 80_000, 0.1, 0.3]).double()
+    x = (
+        z * units + torch.tensor([50, 250_000, 0.5, 1]).double()
+    )  # age, platelets, ratio, creatinine
+    y = z[:, [0, 2, 3]] + normal(500, 3, seed=1)
+    expected = oracles.cca(z, y)
+    for dtype in (torch.float32, torch.float64):
+        torch.testing.assert_close(cca(x.to(dtype), y).item(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(pwcca(y, x.float()).item(), oracles.pwcca(y, z), rtol=1e-6, atol=0)
+
+
+@settings(deadline=None, max_examples=25)
+@given(exponents=st.lists(st.integers(-8, 8), min_size=2, max_size=6), single=st.booleans())
+def test_any_units(exponents: list[int], single: bool) -> None:
+    d = len(exponents)
+    x, y = related(40, d, 3)
+    x, y = (z.float() if single else z for z in (x, y))
+    units = 10.0 ** torch.tensor(exponents, dtype=x.dtype)
+    tolerance = {"rtol": 1e-6, "atol": 1e-6} if single else {"rtol": 1e-9, "atol": 1e-9}
+    torch.testing.assert_close(cca(x * units, y), cca(x, y), **tolerance)
+    torch.testing.assert_close(cca(y, x * units), cca(y, x), **tolerance)
+    torch.testing.assert_close(pwcca(y, x * units), pwcca(y, x), **tolerance)
+    # All components, whatever their size, span what the columns span.
+    torch.testing.assert_close(svcca(x * units, y, keep=9), cca(x, y), **tolerance)
+
+
+def test_a_fill_row_hides_no_direction() -> None:
+    x, y = (z.float() for z in related(200, 30, 20))
+    x[3] = -9999
+    torch.testing.assert_close(cca(x, y).item(), oracles.cca(x, y), rtol=1e-5, atol=0)
+
+
+def test_columns_that_hold_only_rounding_are_dropped() -> None:
+    x, y = (z.float() for z in related(60, 5, 3))
+    constant = torch.full((60, 1), 0.1)
+    constant[::7] = torch.nextafter(constant[0], torch.ones(1))
+    for more in (constant, x[:, :2] @ normal(2, 9).float() + 100):
+        torch.testing.assert_close(cca(torch.cat([x, more], 1), y), cca(x, y), rtol=0, atol=1e-5)
+
+
 def test_svcca_of_all_the_variance_is_cca() -> None:
     x, y = related(40, 4, 3)
     torch.testing.assert_close(svcca(x, y, keep=1.0), cca(x, y))
@@ -224,6 +301,16 @@ def test_rsa_of_equidistant_rows_is_nan() -> None:
     x = torch.eye(5, dtype=torch.float64)
     assert rsa(x, normal(5, 3)).isnan()
     assert rsa(x, normal(5, 3), correlation="spearman").isnan()
+
+
+@pytest.mark.parametrize("correlation", ["pearson", "spearman"])
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_rsa_of_an_infinite_entry_is_nan(correlation: str, value: float) -> None:
+    """Ranks made a number of it."""
+    x, y = related(9, 3, 4)
+    x[2, 1] = value
+    assert rsa(x, y, correlation=correlation).isnan()
+    assert rsa(y, x, correlation=correlation).isnan()
 
 
 def test_ranks_share_ties() -> None:
