@@ -97,12 +97,17 @@ def unit_deviations(x: Tensor) -> Tensor:
     Products with deviations keep every digit and rank the rows alike: u_i . (u_j - c) is the cosine
     minus a constant of row i. This holds for any c, so the mean of a few hundred rows is enough.
     """
-    c = double_unit_rows(x[:: max(1, len(x) // BLOCK)]).mean(0)  # (d,)
+    c = shared_direction(x)
     deviations = torch.empty_like(x)
     for start in range(0, len(x), BLOCK):
         rows = slice(start, start + BLOCK)
         deviations[rows] = double_unit_rows(x[rows]) - c
     return deviations  # (n, d)
+
+
+def shared_direction(x: Tensor) -> Tensor:
+    """c, the mean of a few hundred unit rows, in float64."""
+    return double_unit_rows(x[:: max(1, len(x) // BLOCK)]).mean(0)  # (d,)
 
 
 def double_unit_rows(x: Tensor) -> Tensor:

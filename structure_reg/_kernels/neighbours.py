@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import hardshrink
 
 from structure_reg._kernels.divergence import DIVERGENCE_TILES, EXTRA_TILES, least_probability
 from structure_reg._kernels.frozen import Frozen, FrozenWalks, softmax_rows
@@ -43,7 +42,7 @@ def neighbour_rows(
     """
     tau = options.temperature
     divergence_tile = DIVERGENCE_TILES[options.divergence]
-    tiles = 4 + EXTRA_TILES[options.divergence]
+    tiles = 3 + EXTRA_TILES[options.divergence]
     height = min(len(rows), TILE_ROWS, tile_rows(tiles * len(A) * A.element_size()))
     scratch = [A.new_empty(height, len(A)) for _ in range(3)]
     D = A.new_empty(len(rows))
@@ -60,7 +59,7 @@ def neighbour_rows(
         if dA is None:
             continue
         dS = S.addcmul_(Q, S.sum(-1, keepdim=True), value=-1).mul_(weights[tile, None])
-        dS = hardshrink(dS, least_probability(dS.dtype))  # or products are subnormal, and slow
+        dS = flush(dS, out=P)
         dA[I].addmm_(dS, A, alpha=1 / tau)
         dA.addmm_(dS.mT, A[I], alpha=1 / tau)
     return D, dA
@@ -70,3 +69,9 @@ def softmax_tile(x: Tensor, I: slice, temperature: float, S: Tensor, out: Tensor
     """Rows I of rowsoftmax(x xᵀ / τ), kept away from zero so that quotients of two are finite."""
     torch.addmm(S, x[I], x.mT, beta=0, alpha=1 / temperature, out=S)
     softmax_rows(S, out=out)
+
+
+def flush(x: Tensor, out: Tensor) -> Tensor:
+    """x with 0 for what is so small that products with it would be subnormal, and slow."""
+    torch.threshold_(torch.abs(x, out=out), least_probability(x.dtype), 0.0)
+    return torch.copysign(out, x, out=out)

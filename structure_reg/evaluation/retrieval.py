@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,13 +11,19 @@ from torch import Tensor
 
 from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_ids, check_paired
-from structure_reg._gram import unit_deviations, unit_rows
 from structure_reg._ids import Ids, as_ids
-from structure_reg._precision import full_precision, promote
+from structure_reg._precision import full_precision, needs_float64, promote
 from structure_reg._table import html_table, text_table
 from structure_reg.evaluation._checks import check_both_ids, check_gallery, check_ks
 from structure_reg.evaluation.csls import local_scalings
-from structure_reg.evaluation.ranks import nan_of, score_rounding, tiles
+from structure_reg.evaluation.ranks import (
+    RankedSide,
+    Ranking,
+    ranked_side,
+    rankings,
+    standing,
+    tiles,
+)
 from structure_reg.evaluation.ties import (
     Standing,
     expected_average_precision,
@@ -26,7 +32,6 @@ from structure_reg.evaluation.ties import (
     expected_reciprocal_rank,
     first_positive,
     share_of_first,
-    standing,
 )
 
 
@@ -107,6 +112,7 @@ class Retrieval(NamedTuple):
         return [("", "x -> y", "y -> x"), *cells]
 
 
+@needs_float64
 @torch.no_grad()
 def retrieval(
     x: Array,
@@ -200,12 +206,14 @@ def retrieval(
     x_numbers, y_numbers = pairing(name, x, y, ids, y_ids)
     cut_offs = check_ks(name, ks)
     x, y = promote(x, y)
-    r_x = r_y = None
+    o_x, o_y = x.new_zeros(1), y.new_zeros(1)
     if csls is not None:
         r_x, r_y = local_scalings(name, csls, x, y, x.device)
-    X, Y = RankedSide(x, x_numbers, r_x), RankedSide(y, y_numbers, r_y)
+        o_x, o_y = csls_offset(r_x).to(x), csls_offset(r_y).to(y)
     with full_precision(x.device):
-        return Retrieval(retrieve(X, Y, cut_offs), retrieve(Y, X, cut_offs))
+        X, Y = ranked_side(x, x_numbers, o_x), ranked_side(y, y_numbers, o_y)
+        x_to_y, y_to_x = rankings(X, Y)
+        return Retrieval(retrieve(x_to_y, Y, cut_offs), retrieve(y_to_x, X, cut_offs))
 
 
 def pairing(
@@ -226,21 +234,20 @@ def pairing(
     return x_numbers, y_numbers
 
 
-class RankedSide(NamedTuple):
-    """What the ranking reads of one side."""
-
-    rows: Tensor  # (n, d)
-    ids: Tensor  # (n,)
-    scaling: Tensor | None  # (n,) r of CSLS, float64
+def csls_offset(r: Tensor) -> Tensor:
+    """-r / 2: added to the cosine, it ranks the gallery as CSLS does, up to a constant."""
+    # Without their mean, which changes no rank, the digits of float32 go to the differences.
+    return (r.mean() - r) / 2
 
 
-def retrieve(X: RankedSide, Y: RankedSide, ks: tuple[int, ...]) -> RetrievalDirection:
-    gallery = Y.rows
-    k = torch.tensor([*ks, len(gallery)], device=gallery.device)  # the last one is no cut-off
-    values, positives = measure_queries(X, Y, k)
-    values = values[positives > 0] + nan_of(X.rows, gallery, csls_offset(Y))  # (n, 3 K + 2)
+def retrieve(
+    rankings: Iterable[Ranking], gallery: RankedSide, ks: tuple[int, ...]
+) -> RetrievalDirection:
+    n, like = len(gallery.rows), gallery.rows
+    k = torch.tensor([*ks, n], device=like.device)  # the last one is no cut-off
+    values = torch.cat([measure_queries(x, k) for x in rankings])  # (n, 3 K + 2)
     recall, precision, average_precision = rearrange(
-        values[:, :-2].mean(0).to(gallery), "(measure k) -> measure k", measure=3
+        values[:, :-2].mean(0).to(like), "(measure k) -> measure k", measure=3
     )
     reciprocal_rank, rank = values[:, -2:].unbind(1)
     return RetrievalDirection(
@@ -249,37 +256,21 @@ def retrieve(X: RankedSide, Y: RankedSide, ks: tuple[int, ...]) -> RetrievalDire
         precision[:-1],
         average_precision[:-1],
         average_precision[-1],
-        reciprocal_rank.mean().to(gallery),
-        rank.mean().to(gallery),
-        (rank.quantile(0.5) if len(rank) else rank.mean()).to(gallery),
-        (positives > 0).sum(),
+        reciprocal_rank.mean().to(like),
+        rank.mean().to(like),
+        (rank.quantile(0.5) if len(rank) else rank.mean()).to(like),
+        torch.tensor(len(rank), device=like.device),
     )
 
 
-def measure_queries(X: RankedSide, Y: RankedSide, k: Tensor) -> tuple[Tensor, Tensor]:
-    """Return all measures of each query, (n, 3 K + 2), and its number of positives, (n,)."""
-    W = unit_deviations(Y.rows)
-    offset = csls_offset(Y)
-    rounding = score_rounding(W) + 4 * torch.finfo(W.dtype).eps * offset.abs().amax()
-    sorted_ids, order = Y.ids.sort()
-    first = torch.searchsorted(sorted_ids, X.ids)  # (n,) start of a query's positives in `order`
-    positives = torch.searchsorted(sorted_ids, X.ids, right=True) - first  # (n,)
+def measure_queries(x: Ranking, k: Tensor) -> Tensor:
+    """Return all measures of each query with a positive, (n, 3 K + 2)."""
+    largest_tie, m = int(x.tied.amax()), x.T.shape[1]
     parts = []
-    for rows in tiles(len(X.rows), 40 * len(W)):
-        S = (unit_rows(X.rows[rows]) @ W.mT).add_(offset)  # (b, n)
-        j = torch.arange(max(1, int(positives[rows].amax())), device=S.device)  # (m,)
-        valid = j < positives[rows, None]  # (b, m)
-        columns = order[(first[rows, None] + j).clamp(max=len(order) - 1)]  # (b, m)
-        parts.append(expected_measures(standing(S, columns, valid, rounding), valid, k))
-    return torch.cat(parts), positives
-
-
-def csls_offset(Y: RankedSide) -> Tensor:
-    """-r / 2: added to the cosine, it ranks the gallery as CSLS does, up to a constant."""
-    if Y.scaling is None:
-        return Y.rows.new_zeros(1)
-    # Without their mean, which changes no rank, the digits of float32 go to the differences.
-    return ((Y.scaling.mean() - Y.scaling) / 2).to(Y.rows)
+    for rows in tiles(len(x.T), 40 * largest_tie + 64 * m * len(k)):
+        s, valid = standing(x, rows)
+        parts.append(expected_measures(s, valid, k))
+    return torch.cat(parts)[x.way.positives[x.rows] > 0] + x.way.nan
 
 
 def expected_measures(s: Standing, valid: Tensor, k: Tensor) -> Tensor:

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_choice, check_flag, check_layers, check_paired
-from structure_reg._precision import full_precision, result_dtype
+from structure_reg._precision import full_precision, needs_float64, result_dtype
 from structure_reg.similarity.features import feature_sums, features_are_cheaper
 from structure_reg.similarity.grams import KERNELS, Layer, Margins, gram_sums, prepare
 from structure_reg.similarity.hsic import cosine, hsic, norms
 
 
+@needs_float64
 def cka(x: Array, y: Array, *, kernel: str = "linear", debiased: bool = True) -> Tensor:
     r"""Cosine of two centred kernel matrices over the same samples.
 
@@ -154,8 +155,9 @@ def cka_matrix(xs: Sequence[Tensor], ys: Sequence[Tensor], kernel: str, debiased
         inner, margins = kernel_sums(layers, rows, columns)
         H = hsic(inner, margins, margins, debiased=debiased)
         roots = norms(inner, margins, debiased=debiased, eps=torch.finfo(dtype).eps)
-        h = take(take(H, rows).mT, columns).mT  # (LA, LB)
-        return cosine(h, take(roots, rows), take(roots, columns), debiased=debiased).to(dtype)
+        pairs = take(take(H, rows).mT, columns).mT
+        C = cosine(pairs, take(roots, rows), take(roots, columns), debiased=debiased)
+        return C.to(dtype)  # (LA, LB)
 
 
 def take(x: Tensor, index: Sequence[int]) -> Tensor:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from structure_reg._tiles import slices, tile_rows
-from structure_reg.similarity.grams import Layer, Margins, linear_margins
+from structure_reg.similarity.grams import Layer, Margins, linear_margins, longest_rows
 
-LONGEST = 4  # rows of each layer that do not enter the products
 ROWS = 4096  # rows of one float32 product; products are summed in float64
 
 
@@ -45,12 +44,6 @@ def feature_sums(
         among = off_diagonal_product(x[longest], y[longest])
         by_features[l, m] = by_features[m, l] = off_products(x, y, longest, others) + among
     return inner + by_features, margins
-
-
-def longest_rows(diagonal: Tensor) -> Tensor:
-    """Indices of the LONGEST longest rows of every layer, (LONGEST L,) or all n."""
-    rank = diagonal.argsort(1, descending=True).argsort(1).amin(0)  # (n,)
-    return rank.topk(min(LONGEST * len(diagonal), len(rank)), largest=False).indices
 
 
 def off_products(x: Tensor, y: Tensor, longest: Tensor, others: Tensor) -> Tensor:

@@ -32,8 +32,8 @@ WIDEST_TILE = 256
 MEDIAN_EXPONENT = 0.5
 
 
-# Rows of one block in float64.
-ROWS = 256
+# Rows of each layer that are handled apart, because they may be much longer than the others.
+LONGEST = 4
 
 
 class Layer(NamedTuple):
@@ -60,7 +60,7 @@ def prepare(x: Tensor, kernel: str) -> Layer:
     """
     x = around_typical_row(*promote(x))
     low, high = x.detach().aminmax()
-    x = x / torch.maximum(-low, high)  # squares neither overflow nor vanish
+    x = x.div_(torch.maximum(-low, high))  # squares neither overflow nor vanish
     if kernel == "rbf":
         return Layer(x, MEDIAN_EXPONENT / median_squared_distance(x))
     return Layer(x, None)
@@ -104,13 +104,6 @@ def gram_sums(layers: Sequence[Layer]) -> tuple[Tensor, Margins]:
     return inner, linear_margins(layers)
 
 
-def recomputed(function: Callable[..., Any], *args: Any) -> Any:
-    """function(*args), which the backward pass computes again instead of keeping its parts."""
-    from torch.utils.checkpoint import checkpoint  # here, as it imports PyTorch 2.6's compiler
-
-    return checkpoint(function, *args, use_reentrant=False)
-
-
 def tile_sums(a: slice, b: slice, layers: Sequence[Layer]) -> tuple[Tensor, Tensor, Tensor]:
     K = torch.stack([kernel_tile(layer, a, b) for layer in layers])  # (L, |a|, |b|)
     flat = K.flatten(1)
@@ -121,21 +114,35 @@ def tile_sums(a: slice, b: slice, layers: Sequence[Layer]) -> tuple[Tensor, Tens
 
 
 def linear_margins(layers: Sequence[Layer]) -> Margins:
-    diagonal = torch.stack([square_norms(layer.x).double() for layer in layers])
-    return Margins(torch.stack([linear_rows(layer.x) for layer in layers]), diagonal)
+    squares = [square_norms(layer.x) for layer in layers]
+    diagonal = torch.stack(squares).double()
+    longest = longest_rows(diagonal)
+    rows = [linear_rows(l.x, square, longest) for l, square in zip(layers, squares, strict=True)]
+    return Margins(torch.stack(rows), diagonal)
 
 
-def linear_rows(x: Tensor) -> Tensor:
+def longest_rows(diagonal: Tensor) -> Tensor:
+    """Indices of the LONGEST longest rows of every layer, (LONGEST L,), or of all n."""
+    rank = diagonal.argsort(1, descending=True).argsort(1).amin(0)  # (n,)
+    return rank.topk(min(LONGEST * len(diagonal), len(rank)), largest=False).indices
+
+
+def linear_rows(x: Tensor, squares: Tensor, longest: Tensor) -> Tensor:
     """Row sums of x x^T without the diagonal, (n,) in float64."""
-    total = x.sum(0, dtype=torch.float64)  # (d,)
-    # Not recomputed, the products would keep x in float64.
-    return torch.cat(
-        [recomputed(product_with_others, rows, total) for rows in torch.split(x, ROWS)]
-    )
+    rows = (x @ x.sum(0) - squares).double()
+    # A long row cancels out of this difference with most digits, so its sum is made of the others.
+    far, others = x[longest].double(), x.new_ones(len(x)).index_fill(0, longest, 0) @ x
+    return rows.index_copy(0, longest, product_with_others(far, others.double() + far.sum(0)))
+
+
+def recomputed(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function whose intermediate results the backward pass makes again."""
+    from torch.utils.checkpoint import checkpoint  # which imports PyTorch 2.6's compiler
+
+    return checkpoint(function, *arguments, use_reentrant=False)
 
 
 def product_with_others(rows: Tensor, total: Tensor) -> Tensor:
     """x_i . sum_{j != i} x_j. The sum comes first: a long x_i would cancel out of the products."""
-    rows = rows.double()
     products: Tensor = torch.linalg.vecdot(rows, total - rows)
     return products

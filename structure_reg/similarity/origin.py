@@ -11,20 +11,23 @@ import torch
 from torch import Tensor
 
 # From the first row to the mean, and then past one group of far rows in each round.
-ROUNDS = 4
+ROUNDS = 3
 # A row is far if its distance exceeds this multiple of the median distance.
 FAR = 1.5
+# Rows processed at a time: few enough to stay in a cache.
+BLOCK = 512
 
 
 @torch.no_grad()
 def typical_row(x: Tensor) -> Tensor:
     """Mean of the rows that are not far from it, (d,). The rows of a constant x are exactly it."""
-    origin = x[0]
+    origin, blocks = x[0], torch.split(x, BLOCK)
     for _ in range(ROUNDS):
-        z = x - origin
-        distance = z.abs().mean(1)  # (n,), squares could overflow
-        near = (distance <= FAR * distance.median()).to(x.dtype)
-        origin = origin + near @ z / near.sum()
+        distance = torch.cat([torch.linalg.vector_norm(rows - origin, dim=1) for rows in blocks])
+        near = (distance <= FAR * distance.median()).to(x.dtype)  # (n,)
+        weights = torch.split(near, BLOCK)
+        shift = torch.stack([w @ (rows - origin) for w, rows in zip(weights, blocks, strict=True)])
+        origin = origin + shift.sum(0) / near.sum()
     return origin
 
 

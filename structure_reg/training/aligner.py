@@ -15,17 +15,15 @@ from structure_reg.layers.report import LayerSelection
 from structure_reg.training._checks import (
     check_device_name,
     check_layer_choice,
-    check_pairs,
     no_fit,
 )
-from structure_reg.training.batches import Pairs
 from structure_reg.training.choice import choose_layers
-from structure_reg.training.closed_form import Heads
+from structure_reg.training.closed_form import Heads, closed_form_heads
 from structure_reg.training.copies import ids_of_copies
 from structure_reg.training.data import held_out, unpaired_rows, validation_rows
 from structure_reg.training.estimator import changed_options, options_of, set_options, tags
 from structure_reg.training.file import STORED_OPTIONS, AlignerFile, read_aligner, write_aligner
-from structure_reg.training.fitting import closed_form_heads, trained_heads
+from structure_reg.training.fitting import trained_heads
 from structure_reg.training.history import History
 from structure_reg.training.inputs import (
     Features,
@@ -35,10 +33,9 @@ from structure_reg.training.inputs import (
     layers_of_blend,
 )
 from structure_reg.training.options import checked_options, plain
-from structure_reg.training.side import Side, fitted_side, layer_rows
+from structure_reg.training.pairs import pairs_at_once, rows_of_sides, scaled_pairs
+from structure_reg.training.side import Side, mapped_rows
 from structure_reg.training.state import own_state
-
-FEWEST = 8  # pairs, as select_layers and select_cca need them
 
 
 class Aligner:
@@ -332,25 +329,26 @@ class Aligner:
         check_device_name(self.device)
         start, training = checked_options(options_of(self))
         (layer_x, layer_y), self.selection_ = choose_layers(self.layers, x, y, ids, self.device)
-        side_x, X = fitted_side("x", x, layer_x, self.standardise, self.device)
-        side_y, Y = fitted_side("y", y, layer_y, self.standardise, self.device)
-        check_pairs(name, X, Y, FEWEST)
-        sides = side_x, side_y
-        pairs = Pairs(side_x.scaled(X), side_y.scaled(Y), as_ids(name, ids, X))
+        rows = rows_of_sides(x, y, (layer_x, layer_y), self.device)
+        at_once = pairs_at_once(start, training)
+        sides, pairs = scaled_pairs(rows, (layer_x, layer_y), start.standardise, at_once)
+        pairs = pairs._replace(ids=as_ids(name, ids, pairs.x))
         if start.closed_form:
-            heads, self.history_ = closed_form_heads(pairs, start), History()
+            heads = closed_form_heads(pairs, start.head, start.dim, start.standardise)
+            self.history_ = History()
         else:
             if pairs.ids is None:
                 pairs = pairs._replace(ids=ids_of_copies(pairs.x, pairs.y))
             if unpaired is not None:
-                pairs = pairs._replace(unpaired=unpaired_rows(sides, unpaired, self.device))
+                pairs = pairs._replace(unpaired=unpaired_rows(sides, unpaired))
             others = None
             if validation is not None:
-                others = validation_rows(sides, validation, self.device, self.monitor)
+                others = validation_rows(sides, validation, self.monitor)
             heads, lists = trained_heads(pairs, others, start, training)
             self.history_ = History(lists)
-        side_x.head, side_y.head = heads
-        self._sides = side_x.eval(), side_y.eval()
+        for side, head in zip(sides, heads, strict=True):
+            side.head = head
+        self._sides = sides[0].eval(), sides[1].eval()
         return self
 
     def transform_x(self, x: Features) -> Any:
@@ -499,9 +497,8 @@ class Aligner:
     def _transformed(self, function: str, index: int, features: Features) -> Any:
         self._check_fitted(function)
         side = self._sides[index]
-        rows = layer_rows(function, side, features, self.device)
         one = layer_of(function, side.name, features, layers_of_blend(side.layer)[0])
-        return as_given(side(rows), one)
+        return as_given(mapped_rows(function, side, features), one)
 
     def _check_fitted(self, function: str) -> None:
         if not hasattr(self, "_sides"):

@@ -1,4 +1,4 @@
-"""From scaled pairs to fitted heads, in closed form or by training."""
+"""From scaled pairs to heads by training."""
 
 from __future__ import annotations
 
@@ -6,17 +6,12 @@ import torch
 
 from structure_reg.training._checks import no_finite_heads
 from structure_reg.training.batches import Pairs
-from structure_reg.training.closed_form import CLOSED_FORMS, Heads, shared_width
+from structure_reg.training.closed_form import Heads
 from structure_reg.training.data import HeldOut
 from structure_reg.training.loop import train
 from structure_reg.training.options import StartOptions, TrainingOptions
 from structure_reg.training.start import starting_objective
 from structure_reg.training.validation import validator
-
-
-def closed_form_heads(pairs: Pairs, start: StartOptions) -> Heads:
-    dim = shared_width(start.dim, pairs.x, pairs.y)
-    return CLOSED_FORMS[start.head](pairs.x, pairs.y, dim, start.standardise)
 
 
 def trained_heads(

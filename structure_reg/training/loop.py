@@ -66,14 +66,26 @@ def training_batches(objective: Objective, pairs: Pairs, o: TrainingOptions) -> 
     """Augmented batches; rows that every step sees alike have their neighbourhoods prepared."""
     x, y = pairs.x, pairs.y
     generator = torch.Generator().manual_seed(o.seed)
-    deviations = (o.noise * x.std(0), o.noise * y.std(0)) if o.noise > 0 else None
+    deviations = noise_deviations(pairs, o.noise) if o.noise > 0 else None
     noise_generator = torch.Generator(x.device).manual_seed(o.seed)
     augmentation = Augmentation(o.fusemix, deviations, generator, noise_generator)
     frozen = None
     every_step_alike = len(x) <= o.batch_size and augmentation.is_identity
     if every_step_alike and pairs.unpaired is None and len(x) <= PREPARED_ROWS:
-        frozen = objective.prepared(x, y)
+        frozen = objective.prepared(x[:], y[:])
     return batches(pairs, o.batch_size, augmentation, frozen, generator)
+
+
+def noise_deviations(pairs: Pairs, noise: float) -> tuple[Tensor, Tensor]:
+    """Standard deviations of the noise of each column."""
+    m = pairs.moments
+    if m is None:
+        return noise * pairs.x[:].std(0), noise * pairs.y[:].std(0)
+    sigma_x, sigma_y = (
+        (M.diagonal() / (m.n - 1)).sqrt().to(pairs.x.device, torch.float32)
+        for M in (m.M_xx, m.M_yy)
+    )
+    return noise * sigma_x, noise * sigma_y
 
 
 class History:
