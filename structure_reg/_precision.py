@@ -86,7 +86,7 @@ def tensors(tree: Any) -> Iterator[Tensor]:
     """All tensors in nested lists, tuples and dicts."""
     if isinstance(tree, Tensor):
         yield tree
-    elif isinstance(tree, list | tuple | dict):
+    elif isinstance(tree, (list, tuple, dict)):
         for branch in tree.values() if isinstance(tree, dict) else tree:
             yield from tensors(branch)
 
@@ -99,7 +99,7 @@ def moved(tree: Any, device: torch.device) -> Any:
         return tree.to(device)
     if isinstance(tree, dict):
         return {key: moved(branch, device) for key, branch in tree.items()}
-    if isinstance(tree, list | tuple):
+    if isinstance(tree, (list, tuple)):
         branches = [moved(branch, device) for branch in tree]
         return type(tree)(*branches) if hasattr(tree, "_fields") else type(tree)(branches)
     return tree
