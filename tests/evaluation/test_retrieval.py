@@ -146,6 +146,30 @@ def test_what_does_not_matter(seed: int) -> None:
         assert_same(retrieval(x, y, ids=ids), result)
 
 
+@pytest.mark.parametrize("budget", [1e-9, 0.01])  # each direction by itself, and both at once
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_blocks_of_the_product_do_not_matter(budget: float, dtype: torch.dtype) -> None:
+    """Neither do ids that lie apart, nor copies of rows in other blocks, which tie."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = normal(75, 8, seed=0, dtype=dtype), normal(50, 8, seed=1, dtype=dtype)
+    x, y = torch.cat([x, x[:20]]), torch.cat([y, 2 * y[30:]])
+    ids, y_ids = (torch.randint(30, (len(z),), generator=generator) for z in (x, y))
+    with tile_budget(budget):
+        result = retrieval(x, y, ids=ids, y_ids=y_ids, csls=(x[:40], y[:40]))
+    whole = retrieval(x, y, ids=ids, y_ids=y_ids, csls=(x[:40], y[:40]))
+    assert_same(result, whole)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_copies_in_other_blocks_tie(dtype: torch.dtype) -> None:
+    x = normal(64, 300, seed=0, dtype=dtype)
+    y = x + normal(64, 300, seed=1, dtype=dtype) / 4
+    with tile_budget(0.01):
+        result = retrieval(x, torch.cat([y] * 3), ids=torch.arange(64), y_ids=torch.arange(192))
+    assert result.x_to_y.recall[0].item() == pytest.approx(1 / 3, rel=1e-6)
+    assert result.x_to_y.mean_rank == 2
+
+
 def test_distractors_are_ranked_and_do_not_ask() -> None:
     x = torch.eye(4)
     y = torch.cat([x, x[:2]])  # two rows without a query that score as high as the right ones
