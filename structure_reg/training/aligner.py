@@ -168,6 +168,11 @@ class Aligner:
         The logger "structure_reg" says so too, at level INFO. None for closed forms and after
         :meth:`load`.
 
+    See Also
+    --------
+    select_layers, select_cca, structure_loss : The parts.
+    released_aligner : The published training, for comparison.
+
     Notes
     -----
     Up to 128 MiB a side in float32, the rows of the aligned layers are held in memory. Beyond, they
@@ -177,11 +182,6 @@ class Aligner:
     larger than the memory. "asif", whose heads are the pairs, and a `batch_size` that holds all
     pairs need all rows in memory. Layers are chosen on at most 5000 pairs, and a mapping is asked
     only for the layers that are needed.
-
-    See Also
-    --------
-    select_layers, select_cca, structure_loss : The parts.
-    released_aligner : The published training, for comparison.
 
     References
     ----------
