@@ -131,6 +131,7 @@ def select_cca(
     return chosen_cca(x, y, ids, standardise, max_samples, generator)
 
 
+@needs_float64
 @torch.no_grad()
 def chosen_cca(
     x: Any,
