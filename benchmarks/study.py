@@ -152,7 +152,7 @@ def trained(aligner: Aligner, pairs: Pairs, val: Pairs, test: Pairs) -> dict[str
         return on_val(share)
 
     to_the_end = replace(training, patience=2.0)
-    scores = train(objective, pairs, to_the_end, validate)["validation"]
+    scores = train(objective, pairs, to_the_end, validate).history["validation"]
     best = 0
     for i, score in enumerate(scores):
         if score > scores[best]:

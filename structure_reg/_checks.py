@@ -62,7 +62,7 @@ def check_layers(function: str, *, rows: int = 2, **sides: Any) -> None:
     """
     tensors: list[Tensor] = []
     for name, layers in sides.items():
-        if not isinstance(layers, Mapping | Sequence):
+        if not isinstance(layers, (Mapping, Sequence)):
             raise no_layer_list(function, name, layers)
         if not layers:
             raise ValueError(f"{function}: expected {name} with at least one layer, got none")
@@ -288,7 +288,7 @@ def check_count(function: str, name: str, value: Any, *, least: int = 1) -> int:
 
 def check_flag(function: str, name: str, value: Any) -> bool:
     """Return a boolean as Python's; a string or a number would have a truth, but maybe no sense."""
-    if not isinstance(value, (bool, np.bool_)):  # PyTorch 2.6 compiles no bool | np.bool_
+    if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{function}: expected {name} to be a bool, got {type(value).__name__}")
     return bool(value)
 

@@ -107,6 +107,18 @@ def test_operators_take_sequences(file: Path) -> None:
             assert "list[" not in ast.unparse(node.args), f"{file.name}:{node.lineno}"
 
 
+COMPILED = ("_checks.py", "_precision.py", "losses", "similarity", "_kernels")
+
+
+@pytest.mark.parametrize("place", COMPILED)
+def test_what_is_compiled_checks_no_unions(place: str) -> None:
+    """PyTorch 2.6 compiles isinstance(x, (A, B)), but not isinstance(x, A | B)."""
+    for file in [*(ROOT / place).rglob("*.py"), ROOT / place]:
+        for node in ast.walk(ast.parse(file.read_text() if file.is_file() else "")):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
+                assert not isinstance(node.args[1], ast.BinOp), f"{file.name}:{node.lineno}"
+
+
 def test_public_names_are_documented() -> None:
     for name in sr.__all__:
         doc = inspect.getdoc(getattr(sr, name)) or ""

@@ -45,6 +45,45 @@ def test_a_device_that_cannot_compute_fails(
     assert "FAILED with NotImplementedError" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["cka", "fit_cca", "retrieval"])
+def test_metrics_fits_and_retrieval_are_tested_too(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a device that cannot hold float64, where PyTorch raises a TypeError."""
+
+    def without_float64(*_: object, **__: object) -> None:
+        raise TypeError("the device does not support float64")
+
+    monkeypatch.setattr(program, name, without_float64)
+    assert program.main() == 1
+    assert "FAILED with TypeError: the device does not support float64" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--version", f"structure-reg {structure_reg.__version__}\n"),
+        ("--help", "usage: python -m structure_reg [-h] [--version]\n"),
+    ],
+)
+def test_help_and_version_test_nothing(
+    option: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        program.main([option])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(said)
+    assert "ok" not in printed.split()
+
+
+def test_refuses_other_arguments(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        program.main(["cuda"])
+    assert ended.value.code == 2
+    assert "unrecognized arguments: cuda" in capsys.readouterr().err
+
+
 def in_a_new_process(*command: str) -> str:
     result = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -18,7 +18,8 @@ RELEASE_EPSILON = 1e-12
 
 # Least probability, in smallest normal numbers: 1e-26 in float32. It is far below all rounding, and
 # its products with weights and slopes are still normal. Processors are up to 100 times slower with
-# the subnormal numbers that would take its place.
+# the subnormal numbers that would take its place. And log1p of more than 1e307 is infinite in
+# PyTorch 2.6.
 LEAST = 2.0**40
 
 

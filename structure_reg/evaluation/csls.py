@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from structure_reg._precision import result_dtype
+from structure_reg._precision import needs_float64, result_dtype
 from structure_reg._tiles import slices, tile_rows
 from structure_reg.evaluation._checks import (
     check_at_most_rows,
@@ -18,6 +18,7 @@ from structure_reg.evaluation._checks import (
 from structure_reg.evaluation.top_rows import as_rows, read_rows, top_rows
 
 
+@needs_float64
 @torch.no_grad()
 def local_scaling(x: Any, bank: Any, *, k: int = 10) -> Tensor:
     r"""Mean cosine of each row to the k nearest rows of a bank of the other side.

@@ -7,13 +7,14 @@ from torch import Tensor
 
 from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_choice, check_paired
-from structure_reg._precision import result_dtype
+from structure_reg._precision import needs_float64, result_dtype
 from structure_reg.evaluation._checks import check_neighbours
 from structure_reg.evaluation.distances import METRICS, Distances, distance_tiles, memberships
 from structure_reg.evaluation.ranks import nan_of
 from structure_reg.evaluation.ties import places
 
 
+@needs_float64
 @torch.no_grad()
 def trustworthiness(
     frozen: Array, aligned: Array, *, k: int = 10, metric: str = "euclidean"
@@ -76,6 +77,7 @@ def trustworthiness(
     return share_of_true_neighbours(frozen, aligned, k, metric)
 
 
+@needs_float64
 @torch.no_grad()
 def continuity(frozen: Array, aligned: Array, *, k: int = 10, metric: str = "euclidean") -> Tensor:
     r"""Measure how few neighbours are lost: 1 if all frozen neighbours remain neighbours.
@@ -118,6 +120,7 @@ def continuity(frozen: Array, aligned: Array, *, k: int = 10, metric: str = "euc
     return share_of_true_neighbours(aligned, frozen, k, metric)
 
 
+@needs_float64
 @torch.no_grad()
 def neighbourhood_overlap(
     frozen: Array, aligned: Array, *, k: int = 10, metric: str = "euclidean"

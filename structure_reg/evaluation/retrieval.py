@@ -12,7 +12,7 @@ from torch import Tensor
 from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_ids, check_paired
 from structure_reg._ids import Ids, as_ids
-from structure_reg._precision import full_precision, promote
+from structure_reg._precision import full_precision, needs_float64, promote
 from structure_reg._table import html_table, text_table
 from structure_reg.evaluation._checks import check_both_ids, check_gallery, check_ks
 from structure_reg.evaluation.csls import local_scalings
@@ -112,6 +112,7 @@ class Retrieval(NamedTuple):
         return [("", "x -> y", "y -> x"), *cells]
 
 
+@needs_float64
 @torch.no_grad()
 def retrieval(
     x: Array,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from structure_reg._precision import result_dtype
+from structure_reg._precision import needs_float64, result_dtype
 from structure_reg.evaluation._checks import check_at_most_rows, check_rows
 from structure_reg.evaluation.csls import local_scalings
 from structure_reg.evaluation.top_rows import as_rows, read_rows, top_rows
@@ -28,6 +28,7 @@ class SearchResult(NamedTuple):
     indices: Tensor
 
 
+@needs_float64
 @torch.no_grad()
 def search(queries: Any, gallery: Any, *, k: int = 10, csls: Any = None) -> SearchResult:
     r"""Find the k gallery rows with the largest cosine to each query.

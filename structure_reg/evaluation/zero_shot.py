@@ -13,7 +13,7 @@ from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_paired
 from structure_reg._gram import unit_deviations, unit_rows
 from structure_reg._ids import Ids, id_values
-from structure_reg._precision import full_precision, promote
+from structure_reg._precision import full_precision, needs_float64, promote
 from structure_reg._table import html_table, text_table
 from structure_reg.evaluation._checks import (
     check_callable,
@@ -123,6 +123,7 @@ class ZeroShot(NamedTuple):
         return [header, *rows, ("macro F1", f"{self.macro_f1:.3f}", "")]
 
 
+@needs_float64
 @torch.no_grad()
 def zero_shot(x: Array, classes: Array, labels: Ids, *, ks: Sequence[int] = (1, 5)) -> ZeroShot:
     r"""Classify each sample by the class with the highest cosine, and measure the accuracy.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_count, check_flag, check_number, check_paired
 from structure_reg._gram import unit_rows
-from structure_reg._precision import result_dtype
+from structure_reg._precision import needs_float64, result_dtype
 from structure_reg.heads._checks import check_at_most
 from structure_reg.heads.columns import Scaling, column_scaling
 
@@ -89,6 +89,7 @@ class AsifHead(nn.Module):
         return ", ".join(f"{name}={value}" for name, value in self.arguments().items())
 
 
+@needs_float64
 @torch.no_grad()
 def fit_asif(
     x: Array, y: Array, *, k: int | None = None, power: float = 8.0, standardise: bool = True

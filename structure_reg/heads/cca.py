@@ -9,6 +9,7 @@ from torch import Tensor
 
 from structure_reg._arrays import Array
 from structure_reg._checks import check_flag
+from structure_reg._precision import needs_float64
 from structure_reg.heads._checks import (
     check_dim,
     check_number_or_none,
@@ -22,6 +23,7 @@ from structure_reg.heads.moments import PairMoments, PairRows, as_pairs, check_f
 from structure_reg.heads.spectra import pair_spectra, whitened_directions
 
 
+@needs_float64
 @torch.no_grad()
 def fit_cca(
     x: Array | PairMoments,

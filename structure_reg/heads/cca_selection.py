@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_count, check_flag, check_paired
 from structure_reg._gram import unit_rows
 from structure_reg._ids import Ids, as_ids
+from structure_reg._precision import needs_float64
 from structure_reg.heads.columns import scaled_moments
 from structure_reg.heads.folds import folds
 from structure_reg.heads.moments import PairMoments, PairRows, moments_of_rows
@@ -54,6 +55,7 @@ class CcaSelection(NamedTuple):
     loss: float
 
 
+@needs_float64
 @torch.no_grad()
 def select_cca(
     x: Array,
@@ -126,6 +128,20 @@ def select_cca(
     standardise = check_flag(name, "standardise", standardise)
     max_samples = check_count(name, "max_samples", max_samples, least=8)
     generator = generator or torch.Generator().manual_seed(0)
+    return chosen_cca(x, y, ids, standardise, max_samples, generator)
+
+
+@torch.no_grad()
+def chosen_cca(
+    x: Any,
+    y: Any,
+    ids: Tensor | None,
+    standardise: bool,
+    max_samples: int,
+    generator: torch.Generator,
+) -> CcaSelection:
+    """The choice for tensors, or for what has their length and device and gives rows by index."""
+    name = "select_cca"
     rows, fold = folds(name, x, ids, 4, max_samples, generator)
     group = torch.arange(len(rows), device=x.device) if ids is None else ids[rows]
     parts = [

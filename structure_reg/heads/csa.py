@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from structure_reg._arrays import Array
 from structure_reg._checks import check_choice, check_count, check_flag, check_number
 from structure_reg._gram import unit_rows
+from structure_reg._precision import needs_float64
 from structure_reg.heads._checks import check_ridge
 from structure_reg.heads.cca import canonical_directions, shrinkage
 from structure_reg.heads.linear import LinearHead, linear_head
@@ -88,6 +89,7 @@ class CsaHead(nn.Module):
         return f"side={self.side!r}"
 
 
+@needs_float64
 @torch.no_grad()
 def fit_csa(
     x: Array | PairMoments,

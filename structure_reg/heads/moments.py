@@ -10,7 +10,7 @@ from torch import Tensor
 from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_group, check_paired, check_width
 from structure_reg._distributed import sum_over_processes, widths_over_processes
-from structure_reg._precision import result_dtype
+from structure_reg._precision import needs_float64, result_dtype
 from structure_reg._tiles import slices, tile_rows
 from structure_reg.heads._checks import check_moments, no_finite_features, no_pairs
 
@@ -67,6 +67,7 @@ class PairMoments:
         self._M: Tensor | None = None  # (d_x + d_y, d_x + d_y), upper triangle
         self._d_x = 0
 
+    @needs_float64
     def update(self, x: Array, y: Array) -> PairMoments:
         """Add pairs.
 
@@ -244,6 +245,13 @@ def moments_of_rows(function: str, pairs: PairRows) -> PairMoments:
     moments = PairMoments()
     moments._add(function, *pairs)
     return moments
+
+
+def rescale(moments: PairMoments, mean: Tensor, factor: Tensor) -> None:
+    """Make moments of z those of (z - mean) * factor, in place."""
+    mu, M = moments._known()
+    mu.sub_(mean).mul_(factor)
+    M.mul_(factor).mul_(factor[:, None])
 
 
 def as_pairs(function: str, x: Array | PairMoments, y: Array | None) -> PairRows | PairMoments:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from structure_reg._arrays import Array
 from structure_reg._checks import check_flag
 from structure_reg._gram import unit_rows
+from structure_reg._precision import needs_float64
 from structure_reg._tiles import slices, tile_rows
 from structure_reg.heads._checks import check_dim
 from structure_reg.heads.columns import Scaling, column_scaling, scaled_moments
@@ -16,6 +19,7 @@ from structure_reg.heads.moments import PairMoments, as_pairs
 from structure_reg.heads.spectra import paired_directions
 
 
+@needs_float64
 @torch.no_grad()
 def fit_procrustes(
     x: Array | PairMoments,
@@ -93,8 +97,11 @@ def fit_procrustes(
     return linear_head(U, *of_x, pairs.dtype), linear_head(V, *of_y, pairs.dtype)
 
 
-def product_of_unit_rows(x: Tensor, y: Tensor, of_x: Scaling, of_y: Scaling) -> Tensor:
-    """Sum over the pairs of products of their scaled rows at unit length, (d_x, d_y)."""
+def product_of_unit_rows(x: Any, y: Any, of_x: Scaling, of_y: Scaling) -> Tensor:
+    """Sum over the pairs of products of their scaled rows at unit length, (d_x, d_y).
+
+    `x` and `y` are tensors, or what has their shape and gives rows by index.
+    """
     d_x, d_y = x.shape[1], y.shape[1]
     XY = of_x.mean.new_zeros(d_x, d_y)
     for rows in slices(len(x), tile_rows(4 * 8 * (d_x + d_y))):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from structure_reg._arrays import Array
 from structure_reg._checks import check_flag
+from structure_reg._precision import needs_float64
 from structure_reg.heads._checks import check_number_or_none
 from structure_reg.heads.columns import Scaling, column_scaling, scaled_moments
 from structure_reg.heads.linear import LinearHead, linear_head
@@ -24,6 +25,7 @@ from structure_reg.heads.spectra import (
 )
 
 
+@needs_float64
 @torch.no_grad()
 def fit_ridge(
     x: Array | PairMoments,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from structure_reg._arrays import Array, layer_tensors
 from structure_reg._checks import check_layers
-from structure_reg._precision import promote
+from structure_reg._precision import needs_float64, promote
 from structure_reg.layers._checks import check_metric, check_no_k, check_score
 from structure_reg.similarity.cca import cca, pwcca, svcca
 from structure_reg.similarity.chance import cka_chance
@@ -55,6 +55,7 @@ PAIR_METRICS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 METRICS = (*KNN_METRICS, *CKA_METRICS, *PAIR_METRICS)
 
 
+@needs_float64
 def layer_similarity(
     xs: Layers, ys: Layers, *, metric: Metric = "mutual_knn", k: int | str | None = None
 ) -> Tensor:

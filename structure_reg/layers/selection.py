@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from structure_reg._checks import check_count
+from structure_reg._precision import needs_float64
 from structure_reg.layers._checks import check_finite_score
 from structure_reg.layers.concerns import concerns
 from structure_reg.layers.grid import (
@@ -26,6 +27,7 @@ from structure_reg.layers.stability import HALVINGS, Stability, stability
 from structure_reg.similarity.nearest import neighbourhood_size
 
 
+@needs_float64
 def select_layers(
     xs: Layers,
     ys: Layers,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_choice, check_number, check_paired
+from structure_reg._precision import promote
 from structure_reg._table import html_table, text_table
 from structure_reg.losses.temperature import row_entropy
 from structure_reg.losses.transition import CENTERINGS, cosine_kernel, log_transition_matrix
@@ -82,7 +83,8 @@ def structure_diagnostics(
     Returns
     -------
     StructureDiagnostics
-        Six 0-d tensors, float32 or float64, without gradient. Only printing them waits for a GPU.
+        Six 0-d tensors, float32, or float64 if an input is, without gradient. Only printing them
+        waits for a GPU.
 
     Raises
     ------
@@ -115,6 +117,7 @@ def structure_diagnostics(
     check_paired("structure_diagnostics", frozen=frozen, aligned=aligned)
     temperature = check_number("structure_diagnostics", "temperature", temperature, above=0.0)
     check_choice("structure_diagnostics", "centering", centering, CENTERINGS)
+    frozen, aligned = promote(frozen, aligned)
     self_mass, perplexity = {}, {}
     for side, x in (("frozen", frozen), ("aligned", aligned)):
         log_p = log_transition_matrix(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_paired
-from structure_reg._precision import full_precision, promote
+from structure_reg._precision import full_precision, needs_float64, promote
 from structure_reg.similarity._checks import check_share_or_count
 from structure_reg.similarity.directions import (
     canonical_correlations,
@@ -16,6 +16,7 @@ from structure_reg.similarity.directions import (
 )
 
 
+@needs_float64
 @torch.no_grad()
 def cca(x: Array, y: Array) -> Tensor:
     r"""Mean canonical correlation.
@@ -78,6 +79,7 @@ def cca(x: Array, y: Array) -> Tensor:
         return (rho.sum() / torch.minimum(X.rank, Y.rank)).to(x.dtype)
 
 
+@needs_float64
 @torch.no_grad()
 def svcca(x: Array, y: Array, *, keep: float | int = 0.99) -> Tensor:
     r"""Mean canonical correlation of the leading principal components of each side.
@@ -133,6 +135,7 @@ def svcca(x: Array, y: Array, *, keep: float | int = 0.99) -> Tensor:
         return (rho.sum() / torch.minimum(X.rank, Y.rank)).to(x.dtype)
 
 
+@needs_float64
 @torch.no_grad()
 def pwcca(x: Array, y: Array) -> Tensor:
     r"""Mean canonical correlation weighted by how much of `x` each direction explains.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from structure_reg._arrays import Array, layer_tensors
 from structure_reg._checks import check_choice, check_flag, check_layers
-from structure_reg._precision import full_precision, result_dtype
+from structure_reg._precision import full_precision, needs_float64, result_dtype
 from structure_reg.similarity.grams import KERNELS, Layer, gram_sums, prepare
 from structure_reg.similarity.hsic import centered_diagonal, hsic
 
@@ -29,6 +29,7 @@ class Chance(NamedTuple):
     sd: Tensor
 
 
+@needs_float64
 @torch.no_grad()
 def cka_chance(
     xs: Mapping[str, Array] | Sequence[Array],

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_choice, check_flag, check_layers, check_paired
-from structure_reg._precision import full_precision, result_dtype
+from structure_reg._precision import full_precision, needs_float64, result_dtype
 from structure_reg.similarity.features import feature_sums, features_are_cheaper
 from structure_reg.similarity.grams import KERNELS, Layer, Margins, gram_sums, prepare
 from structure_reg.similarity.hsic import cosine, hsic, norms
 
 
+@needs_float64
 def cka(x: Array, y: Array, *, kernel: str = "linear", debiased: bool = True) -> Tensor:
     r"""Cosine of two centred kernel matrices over the same samples.
 

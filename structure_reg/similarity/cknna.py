@@ -9,11 +9,13 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from structure_reg._arrays import Array
+from structure_reg._precision import needs_float64, result_dtype
 from structure_reg.similarity.nearest import Neighbours
 from structure_reg.similarity.neighbours import knn_pair
 from structure_reg.similarity.overlap import edge_blocks, nan_grid
 
 
+@needs_float64
 def cknna(x: Array, y: Array, *, k: int | str | None = None, mask: Array | None = None) -> Tensor:
     r"""Centred kernel nearest-neighbour alignment: debiased CKA of cosines between neighbours.
 
@@ -73,8 +75,9 @@ def cknna(x: Array, y: Array, *, k: int | str | None = None, mask: Array | None 
 @torch.no_grad()
 def cknna_grid(xs: Sequence[Neighbours], ys: Sequence[Neighbours], permutations: Tensor) -> Tensor:
     LA, LB, n = len(xs), len(ys), permutations.shape[1]
-    K = torch.stack([layer.cosine for layer in xs]).float()  # (LA, n, k)
-    L = [layer.cosine.float() for layer in ys]
+    dtype = result_dtype(*(layer.cosine for layer in (*xs, *ys)))
+    K = torch.stack([layer.cosine.to(dtype) for layer in xs])  # (LA, n, k)
+    L = [layer.cosine.to(dtype) for layer in ys]
     shape = len(permutations), LA, LB
     inner, rows, K_sum, L_sum = (K.new_zeros(shape, dtype=torch.float64) for _ in range(4))
     for b, rows_x, places, table in edge_blocks(xs, ys, permutations, [*[1.0] * LB, *L]):

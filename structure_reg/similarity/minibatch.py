@@ -7,7 +7,7 @@ from torch import Tensor
 
 from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_count, check_paired
-from structure_reg._precision import full_precision, result_dtype
+from structure_reg._precision import full_precision, needs_float64, result_dtype
 from structure_reg.similarity.grams import Layer, gram_sums
 from structure_reg.similarity.hsic import hsic
 from structure_reg.similarity.origin import around_typical_row
@@ -54,6 +54,7 @@ class MinibatchCKA:
         """Discard all batches."""
         self.batches = 0
 
+    @needs_float64
     @torch.no_grad()
     def update(self, x: Array, y: Array) -> None:
         """Add the terms of one batch.

@@ -33,7 +33,7 @@ class Neighbours(NamedTuple):
     """The neighbourhoods of one layer: all that the kNN metrics read."""
 
     rows: Tensor  # (n, k) int32, nearest first, never the row itself
-    cosine: Tensor  # (n, k)
+    cosine: Tensor  # (n, k) float64: what distinguishes near rows lies beyond float32
     tied: Tensor  # (n,) bool: the k-th and the next row are equally near
     nan: Tensor  # (): 0, or NaN where the layer contains NaN or is constant
     constant: Tensor  # () bool: all rows share one direction, up to rounding
@@ -74,7 +74,7 @@ def nearest(x: Tensor, k: int, side: int = 0) -> Neighbours:
         constant = squares.amax() <= (CONSTANT * torch.finfo(v.dtype).eps) ** 2
         return Neighbours(
             columns[:, :k].int(),
-            1 + offset[:, None] + values[:, :k],
+            1 + (offset[:, None].double() + values[:, :k]),
             tied,
             (0 * offset.sum()).masked_fill(constant, math.nan),
             constant,

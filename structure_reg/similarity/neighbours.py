@@ -13,7 +13,7 @@ from torch import Tensor
 
 from structure_reg._arrays import Array, as_tensor, as_tensors
 from structure_reg._checks import check_paired
-from structure_reg._precision import result_dtype
+from structure_reg._precision import needs_float64, promote
 from structure_reg.similarity._checks import check_row_mask
 from structure_reg.similarity.nearest import Neighbours, nearest, neighbourhood_size
 from structure_reg.similarity.overlap import overlap_grid
@@ -21,6 +21,7 @@ from structure_reg.similarity.overlap import overlap_grid
 Grid = Callable[[Sequence[Neighbours], Sequence[Neighbours], Tensor], Tensor]
 
 
+@needs_float64
 def mutual_knn(
     x: Array, y: Array, *, k: int | str | None = None, mask: Array | None = None
 ) -> Tensor:
@@ -84,6 +85,7 @@ def mutual_knn(
     return knn_pair("mutual_knn", mutual_grid, x, y, k, mask)
 
 
+@needs_float64
 def jaccard_knn(
     x: Array, y: Array, *, k: int | str | None = None, mask: Array | None = None
 ) -> Tensor:
@@ -134,6 +136,7 @@ def jaccard_knn(
     return knn_pair("jaccard_knn", jaccard_grid, x, y, k, mask)
 
 
+@needs_float64
 def cycle_knn(
     x: Array, y: Array, *, k: int | str | None = None, mask: Array | None = None
 ) -> Tensor:
@@ -219,6 +222,7 @@ def knn_pair(
         check_row_mask(function, kept, x)
         x, y = x[kept], y[kept]
     size = neighbourhood_size(function, k, len(x))
+    x, y = promote(x, y)
     identity = torch.arange(len(x), device=x.device)[None]  # (1, n)
     score = grid([nearest(x, size, 0)], [nearest(y, size, 1)], identity)  # (1, 1, 1)
-    return score.reshape(()).to(result_dtype(x, y))
+    return score.reshape(()).to(x.dtype)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from structure_reg._precision import result_dtype
 from structure_reg._tiles import tile_rows
 from structure_reg.similarity.nearest import Neighbours
 
@@ -39,9 +40,10 @@ def edge_blocks(
     """
     X = torch.stack([layer.rows for layer in xs])  # (LA, n, k)
     LA, n, k = X.shape
-    block = min(n, tile_rows(4 * (n * len(columns) + LA * (4 * k + 2 * len(columns)))))
+    dtype = result_dtype(*(value for value in columns if isinstance(value, Tensor)))
+    block = min(n, tile_rows(dtype.itemsize * (n * len(columns) + LA * (4 * k + 2 * len(columns)))))
     # One more row than a block, which receives the edges that end outside it.
-    table = torch.zeros((block + 1) * n, len(columns), device=X.device)
+    table = torch.zeros((block + 1) * n, len(columns), dtype=dtype, device=X.device)
     partners = permutations.argsort(-1)  # (B, n), the row of x paired with each row of y
     for start in range(0, n, block):
         stop = min(start + block, n)

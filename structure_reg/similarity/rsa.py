@@ -8,11 +8,12 @@ from torch.nn.functional import pdist
 
 from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_choice, check_paired
-from structure_reg._precision import full_precision, promote
+from structure_reg._precision import full_precision, needs_float64, promote
 
 CORRELATIONS = ("pearson", "spearman")
 
 
+@needs_float64
 def rsa(x: Array, y: Array, *, correlation: str = "pearson") -> Tensor:
     r"""Correlation between the Euclidean distances of all pairs of rows in x and in y.
 

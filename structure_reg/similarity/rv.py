@@ -6,9 +6,11 @@ from torch import Tensor
 
 from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_paired
+from structure_reg._precision import needs_float64
 from structure_reg.similarity.cka import cka_matrix
 
 
+@needs_float64
 def rv(x: Array, y: Array) -> Tensor:
     r"""RV coefficient, which equals biased linear CKA.
 

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from structure_reg._arrays import Array
+from structure_reg._precision import needs_float64
 from structure_reg._tiles import tile_rows
 from structure_reg.similarity.nearest import Neighbours
 from structure_reg.similarity.neighbours import knn_pair
 from structure_reg.similarity.overlap import nan_grid
 
 
+@needs_float64
 def lcs_knn(x: Array, y: Array, *, k: int | str | None = None, mask: Array | None = None) -> Tensor:
     r"""Longest common subsequence of the neighbour lists divided by k, averaged over the rows.
 
@@ -63,6 +65,7 @@ def lcs_knn(x: Array, y: Array, *, k: int | str | None = None, mask: Array | Non
     return knn_pair("lcs_knn", lcs_grid, x, y, k, mask)
 
 
+@needs_float64
 def edit_knn(
     x: Array, y: Array, *, k: int | str | None = None, mask: Array | None = None
 ) -> Tensor:

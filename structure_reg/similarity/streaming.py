@@ -10,7 +10,7 @@ from torch import Tensor
 from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_count, check_flag, check_paired, check_width
 from structure_reg._gram import square_norms
-from structure_reg._precision import full_precision, result_dtype
+from structure_reg._precision import full_precision, needs_float64, result_dtype
 from structure_reg.similarity.cka import least_rows
 from structure_reg.similarity.features import off_diagonal_product
 from structure_reg.similarity.grams import longest_rows, product_with_others
@@ -75,6 +75,7 @@ class CKA:
         """Discard all samples."""
         self.samples = 0
 
+    @needs_float64
     @torch.no_grad()
     def update(self, x: Array, y: Array) -> None:
         """Add the samples of one batch.

@@ -6,10 +6,11 @@ from torch import Tensor
 
 from structure_reg._arrays import Array, as_tensors
 from structure_reg._checks import check_features
-from structure_reg._precision import result_dtype
+from structure_reg._precision import needs_float64, result_dtype
 from structure_reg.similarity.nearest import nearest, neighbourhood_size
 
 
+@needs_float64
 def tie_fraction(x: Array, *, k: int | str | None = None) -> Tensor:
     r"""Share of the rows whose k-th neighbour is no nearer than the next one.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Sequence, Sized
 from numbers import Integral
 from typing import Any
 
@@ -20,12 +20,12 @@ def check_matrix(function: str, name: str, x: Tensor) -> None:
         )
 
 
-def check_id_count(function: str, ids: Tensor, x: Tensor) -> None:
+def check_id_count(function: str, ids: Tensor, x: Sized) -> None:
     if len(ids) != len(x):
         raise ValueError(f"{function}: expected {len(x)} ids, one for each pair, got {len(ids)}")
 
 
-def check_pairs(function: str, x: Tensor, y: Tensor, least: int) -> None:
+def check_pairs(function: str, x: Sized, y: Sized, least: int) -> None:
     if len(x) != len(y):
         raise ValueError(
             f"{function}: expected x and y with the same number of rows, got {len(x)} and {len(y)}"
@@ -68,7 +68,7 @@ def check_layer_choice(layers: Any) -> None:
         )
 
 
-def check_layer_rows(function: str, name: str, layers: Sequence[Tensor]) -> None:
+def check_layer_rows(function: str, name: str, layers: Sequence[Sized]) -> None:
     counts = sorted({len(rows) for rows in layers})
     if len(counts) > 1:
         got = " and ".join(map(str, counts))
@@ -106,9 +106,13 @@ def check_option_names(kind: str, options: Collection[str], names: Collection[st
 
 
 def check_not_constant(function: str, name: str, x: Tensor) -> None:
-    if (x == x[0]).all():
+    check_varies(function, name, not (x == x[0]).all(), len(x))
+
+
+def check_varies(function: str, name: str, varies: bool, n: int) -> None:
+    if not varies:
         raise ValueError(
-            f"{function}: expected {name} with rows that differ, got the same row {len(x)} times"
+            f"{function}: expected {name} with rows that differ, got the same row {n} times"
         )
 
 
@@ -177,6 +181,11 @@ def check_lr(lr: Any) -> None:
 def check_number_or_none(name: str, value: Any, **bounds: float) -> None:
     if value is not None:
         check_number("Aligner", name, value, **bounds)
+
+
+def check_count_or_none(name: str, value: Any) -> None:
+    if value is not None:
+        check_count("Aligner", name, value)
 
 
 def check_module(name: str, module: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from os import PathLike
 from typing import Any
@@ -9,23 +10,22 @@ from typing import Any
 import torch
 from torch import nn
 
+from structure_reg._progress import Progress
 from structure_reg.evaluation.retrieval import retrieval
 from structure_reg.heads._checks import no_heads_file
 from structure_reg.layers.report import LayerSelection
 from structure_reg.training._checks import (
     check_device_name,
     check_layer_choice,
-    check_pairs,
     no_fit,
 )
-from structure_reg.training.batches import Pairs
 from structure_reg.training.choice import choose_layers
 from structure_reg.training.closed_form import Heads
 from structure_reg.training.copies import ids_of_copies
-from structure_reg.training.data import held_out, unpaired_rows, validation_rows
+from structure_reg.training.data import held_out, with_others
 from structure_reg.training.estimator import changed_options, options_of, set_options, tags
 from structure_reg.training.file import STORED_OPTIONS, AlignerFile, read_aligner, write_aligner
-from structure_reg.training.fitting import closed_form_heads, trained_heads
+from structure_reg.training.fitting import fitted_heads
 from structure_reg.training.history import History
 from structure_reg.training.inputs import (
     Features,
@@ -35,10 +35,11 @@ from structure_reg.training.inputs import (
     layers_of_blend,
 )
 from structure_reg.training.options import checked_options, plain
-from structure_reg.training.side import Side, fitted_side, layer_rows
+from structure_reg.training.pairs import pairs_at_once, scaled_pairs
+from structure_reg.training.side import Side, mapped_rows
 from structure_reg.training.state import own_state
 
-FEWEST = 8  # pairs, as select_layers and select_cca need them
+LOGGER = logging.getLogger("structure_reg")
 
 
 class Aligner:
@@ -101,6 +102,10 @@ class Aligner:
         and for STRUCTURE. Constant columns become 0.
     epochs : int
         Passes over the pairs. With no more pairs than `batch_size`, an epoch is one step.
+    max_steps : int, optional
+        Largest number of steps, whatever `epochs` says; schedules then span that many steps. None:
+        no limit if one batch holds all pairs; otherwise 32 steps of 4096 pairs, or as many steps of
+        a smaller batch as take the same time. More steps gained nothing on 12,000 pairs.
     batch_size : int
         Pairs in a batch, at least 2. A last batch that is not full is left out.
     lr : float or "find"
@@ -134,7 +139,8 @@ class Aligner:
     device : str or torch.device, optional
         Device to train on. None: the device of the features.
     progress : bool
-        Whether to show a progress bar on stderr; needs tqdm.
+        Whether to show one progress bar on stderr over the whole fit, with the time that remains;
+        needs tqdm.
 
     Attributes
     ----------
@@ -157,10 +163,25 @@ class Aligner:
         For each validation "validation_step" and "validation", the score there. ``history_`` finds
         both names too. Empty for closed forms.
 
+    stopped_ : str or None
+        When or why training stopped: "after 200 steps", or "no better validation since step 40".
+        The logger "structure_reg" says so too, at level INFO. None for closed forms and after
+        :meth:`load`.
+
     See Also
     --------
     select_layers, select_cca, structure_loss : The parts.
     released_aligner : The published training, for comparison.
+
+    Notes
+    -----
+    Up to 128 MiB a side in float32, the rows of the aligned layers are held in memory. Beyond, they
+    are read in blocks where they lie: arrays, `numpy.memmap`, the layers of a
+    :class:`FeatureStore`, or data sets of h5py, in any floating dtype. Scaling and closed forms
+    then come from :class:`PairMoments`, and each batch reads its own rows, so the data set may be
+    larger than the memory. "asif", whose heads are the pairs, and a `batch_size` that holds all
+    pairs need all rows in memory. Layers are chosen on at most 5000 pairs, and a mapping is asked
+    only for the layers that are needed.
 
     References
     ----------
@@ -180,6 +201,7 @@ class Aligner:
 
     selection_: LayerSelection | None
     history_: History
+    stopped_: str | None
 
     def __init__(
         self,
@@ -194,6 +216,7 @@ class Aligner:
         start: str = "cca",
         standardise: bool = True,
         epochs: int = 200,
+        max_steps: int | None = None,
         batch_size: int = 4096,
         lr: float | str = 3e-4,
         lr_schedule: Callable[[float], float] | None = None,
@@ -211,7 +234,7 @@ class Aligner:
         self.head, self.layers, self.dim = head, layers, dim
         self.structure_weight, self.keep, self.structure = structure_weight, keep, structure
         self.contrastive, self.start, self.standardise = contrastive, start, standardise
-        self.epochs, self.batch_size, self.lr = epochs, batch_size, lr
+        self.epochs, self.max_steps, self.batch_size, self.lr = epochs, max_steps, batch_size, lr
         self.lr_schedule, self.weight_decay, self.warmup = lr_schedule, weight_decay, warmup
         self.logit_scale, self.noise, self.fusemix = logit_scale, noise, fusemix
         self.monitor, self.patience, self.seed = monitor, patience, seed
@@ -331,26 +354,25 @@ class Aligner:
         check_layer_choice(self.layers)
         check_device_name(self.device)
         start, training = checked_options(options_of(self))
-        (layer_x, layer_y), self.selection_ = choose_layers(self.layers, x, y, ids, self.device)
-        side_x, X = fitted_side("x", x, layer_x, self.standardise, self.device)
-        side_y, Y = fitted_side("y", y, layer_y, self.standardise, self.device)
-        check_pairs(name, X, Y, FEWEST)
-        sides = side_x, side_y
-        pairs = Pairs(side_x.scaled(X), side_y.scaled(Y), as_ids(name, ids, X))
-        if start.closed_form:
-            heads, self.history_ = closed_form_heads(pairs, start), History()
-        else:
-            if pairs.ids is None:
-                pairs = pairs._replace(ids=ids_of_copies(pairs.x, pairs.y))
-            if unpaired is not None:
-                pairs = pairs._replace(unpaired=unpaired_rows(sides, unpaired, self.device))
+        stages = 2 if start.closed_form else 3
+        with Progress("Aligner", stages=stages, show=training.progress) as progress:
+            progress.stage("choosing layers")
+            layers, self.selection_ = choose_layers(self.layers, x, y, ids, self.device)
+            at_once = pairs_at_once(start, training)
+            sides, pairs = scaled_pairs(x, y, layers, start.standardise, self.device, at_once)
+            numbers = as_ids(name, ids, pairs.x)
+            pairs = pairs._replace(
+                ids=ids_of_copies(pairs.x, pairs.y) if numbers is None else numbers
+            )
             others = None
-            if validation is not None:
-                others = validation_rows(sides, validation, self.device, self.monitor)
-            heads, lists = trained_heads(pairs, others, start, training)
-            self.history_ = History(lists)
-        side_x.head, side_y.head = heads
-        self._sides = side_x.eval(), side_y.eval()
+            if not start.closed_form:
+                pairs, others = with_others(pairs, sides, unpaired, validation, self.monitor)
+            heads, trained = fitted_heads(pairs, others, start, training, progress)
+        self.history_, self.stopped_ = History(trained.history), trained.stopped
+        LOGGER.info("%s: stopped: %s", name, self.stopped_ or "closed form")
+        for side, head in zip(sides, heads, strict=True):
+            side.head = head
+        self._sides = sides[0].eval(), sides[1].eval()
         return self
 
     def transform_x(self, x: Features) -> Any:
@@ -489,7 +511,7 @@ class Aligner:
         except (TypeError, ValueError, OverflowError) as error:
             got = f"options that it cannot have ({error})"
             raise no_heads_file("Aligner.load", path, got) from error
-        aligner._sides, aligner.selection_ = stored.sides, None
+        aligner._sides, aligner.selection_, aligner.stopped_ = stored.sides, None, None
         aligner.history_ = History(stored.history)
         aligner.layers = aligner.layers_
         return aligner
@@ -499,9 +521,8 @@ class Aligner:
     def _transformed(self, function: str, index: int, features: Features) -> Any:
         self._check_fitted(function)
         side = self._sides[index]
-        rows = layer_rows(function, side, features, self.device)
         one = layer_of(function, side.name, features, layers_of_blend(side.layer)[0])
-        return as_given(side(rows), one)
+        return as_given(mapped_rows(function, side, features), one)
 
     def _check_fitted(self, function: str) -> None:
         if not hasattr(self, "_sides"):

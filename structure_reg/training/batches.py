@@ -8,19 +8,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from structure_reg.heads.moments import PairMoments
 from structure_reg.losses.frozen import FrozenStructure
 from structure_reg.training.augmentation import Augmentation
+from structure_reg.training.rows import Rows
 
-Unpaired = tuple[Tensor, Tensor]  # rows of x and rows of y that have no partner
+Unpaired = tuple[Tensor | Rows, Tensor | Rows]  # rows of x and rows of y that have no partner
 
 
 class Pairs(NamedTuple):
     """The training data."""
 
-    x: Tensor
-    y: Tensor
+    x: Tensor | Rows
+    y: Tensor | Rows
     ids: Tensor | None
     unpaired: Unpaired | None = None
+    moments: PairMoments | None = None  # of rows that are not held in memory
 
 
 class Batch(NamedTuple):
@@ -30,7 +33,7 @@ class Batch(NamedTuple):
     y: Tensor
     ids: Tensor | None
     frozen: tuple[FrozenStructure, FrozenStructure] | None = None  # neighbourhoods of x and y
-    unpaired: Unpaired | None = None
+    unpaired: tuple[Tensor, Tensor] | None = None
 
 
 def batches(
@@ -42,10 +45,12 @@ def batches(
 ) -> Iterator[Batch]:
     """All pairs, or shuffled batches of them without the last one if it is not full."""
     for rows in batch_rows(len(pairs.x), batch_size, generator):
-        x, y, ids = pairs.x, pairs.y, pairs.ids
-        if rows is not None:
-            rows = rows.to(x.device)
-            x, y, ids = x[rows], y[rows], None if ids is None else ids[rows]
+        ids = pairs.ids
+        if rows is None:
+            x, y = pairs.x[:], pairs.y[:]
+        else:
+            rows = rows.to(pairs.x.device)
+            x, y, ids = pairs.x[rows], pairs.y[rows], None if ids is None else ids[rows]
         x, y = augmentation(x, y)
         yield Batch(x, y, ids, frozen, sample(pairs.unpaired, batch_size, generator))
 
@@ -63,7 +68,7 @@ def batch_rows(n: int, batch_size: int, generator: torch.Generator) -> Iterator[
 
 def sample(
     unpaired: Unpaired | None, batch_size: int, generator: torch.Generator
-) -> Unpaired | None:
+) -> tuple[Tensor, Tensor] | None:
     """As many unpaired rows as a batch has, at random from each side."""
     if unpaired is None:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,55 +10,82 @@ from torch import Tensor
 from structure_reg._ids import python_value
 from structure_reg.layers.report import LayerSelection
 from structure_reg.layers.selection import select_layers
-from structure_reg.training._checks import check_blend, check_layer_rows
+from structure_reg.training._checks import check_blend, check_layer_rows, check_pairs
 from structure_reg.training.blending import SAMPLE, Blend, choose_blend
 from structure_reg.training.inputs import (
     Features,
     as_ids,
-    as_tensor,
     has_layers,
     layer_names,
     layer_of,
 )
+from structure_reg.training.rows import Rows, rows_of
 
+FUNCTION = "Aligner.fit"
 FEWEST = 8  # rows that select_layers compares
+MOST = 5000  # rows, from which select_layers would draw as many
 
 
 def choose_layers(
     layers: Any, x: Features, y: Features, ids: Any, device: Any
 ) -> tuple[tuple[Any, Any], LayerSelection | None]:
     """Return a layer, or the list of the layers of a blend, for each side."""
-    function = "Aligner.fit"
+    function = FUNCTION
     names_x, names_y = layer_names(function, "x", x), layer_names(function, "y", y)
     if isinstance(layers, tuple | list):
         layer_x, layer_y = layers
         return (given(function, "x", x, layer_x), given(function, "y", y, layer_y)), None
     if layers == "last" or len(names_x) == len(names_y) == 1:
         return (names_x[-1], names_y[-1]), None
-    xs = all_layers(function, "x", x, names_x, device)
-    ys = all_layers(function, "y", y, names_y, device)
-    numbers = as_ids(function, ids, next(iter(xs.values())))
-    rows = comparable_rows(numbers, len(next(iter(xs.values()))))
-    selection = select_layers(*({str(l): z[rows] for l, z in side.items()} for side in (xs, ys)))
-    blend = blend_of(layers, selection, [*xs.values()], [*ys.values()], numbers)
+    sides = LayersOf("x", x, names_x, device), LayersOf("y", y, names_y, device)
+    first_x, first_y = (side.first() for side in sides)
+    numbers = as_ids(function, ids, first_x)
+    check_pairs(function, first_x, first_y, FEWEST)
+    n = len(first_x)
+    generator = torch.Generator().manual_seed(0)
+    rows = subset(comparable_rows(numbers, n), generator)
+    xs, ys = (side.sample(rows, n) for side in sides)
+    selection = select_layers(
+        {str(l): z for l, z in zip(names_x, xs, strict=True)},
+        {str(l): z for l, z in zip(names_y, ys, strict=True)},
+        generator=generator,
+    )
+    blend = blend_of(layers, selection, sides, numbers, n)
     return (named(names_x, blend.x), named(names_y, blend.y)), selection
 
 
-def all_layers(
-    function: str, name: str, features: Features, names: list[Any], device: Any
-) -> dict[Any, Tensor]:
-    layers = {
-        layer: as_tensor(function, name, layer_of(function, name, features, layer), device)
-        for layer in names
-    }
-    check_layer_rows(function, name, list(layers.values()))
-    return layers
+class LayersOf(NamedTuple):
+    """All layers of one side, each of which is opened to read a sample of its rows."""
+
+    name: str
+    features: Features
+    names: list[Any]
+    device: Any
+
+    def first(self) -> Rows:
+        return rows_of(FUNCTION, self.name, self.features, self.names[0], self.device)
+
+    def sample(self, rows: Tensor, n: int) -> list[Tensor]:
+        """Rows of every layer, after a check that it has as many as the first."""
+        samples = []
+        for layer in self.names:
+            of_layer = rows_of(FUNCTION, self.name, self.features, layer, self.device)
+            check_layer_rows(FUNCTION, self.name, [range(n), of_layer])
+            samples.append(of_layer[rows])
+        return samples
 
 
-def comparable_rows(ids: Tensor | None, n: int) -> Tensor | slice:
+def subset(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """At most as many rows as :func:`select_layers` compares, in the order in which it draws."""
+    if len(rows) <= MOST:
+        return rows
+    return rows[torch.randperm(len(rows), generator=generator)[:MOST].to(rows.device)]
+
+
+def comparable_rows(ids: Tensor | None, n: int) -> Tensor:
     """Rows to compare layers on: copies of one text would count as neighbours of each other."""
     if ids is None:
-        return slice(None)
+        return torch.arange(n)
     first = first_of_each(ids)
     # Of a few classes, only the copies are enough to compare layers.
     return first if len(first) >= FEWEST else torch.arange(n, device=ids.device)
@@ -67,22 +94,22 @@ def comparable_rows(ids: Tensor | None, n: int) -> Tensor | slice:
 def blend_of(
     layers: Any,
     selection: LayerSelection,
-    xs: list[Tensor],
-    ys: list[Tensor],
+    sides: tuple[LayersOf, LayersOf],
     ids: Tensor | None,
+    n: int,
 ) -> Blend:
     """The best pair, so many layers of each side, or what held-out pairs say."""
     if layers == "select":
         return Blend((selection.x_layer,), (selection.y_layer,))
     if layers == "all":
-        return Blend(*selection.blend(max(len(xs), len(ys))))
+        return Blend(*selection.blend(max(len(side.names) for side in sides)))
     if layers != "blend":
         return Blend(*selection.blend(int(layers)))
-    n = len(xs[0])
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:SAMPLE]
-    rows = order.sort().values.to(xs[0].device)
-    of_rows = None if ids is None else ids[rows]
-    return choose_blend(selection, [x[rows] for x in xs], [y[rows] for y in ys], of_rows)
+    rows = order.sort().values
+    xs, ys = (side.sample(rows, n) for side in sides)
+    of_rows = None if ids is None else ids[rows.to(ids.device)]
+    return choose_blend(selection, xs, ys, of_rows)
 
 
 def named(names: list[Any], positions: tuple[int, ...]) -> Any:

@@ -3,32 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from structure_reg.heads.asif import fit_asif
 from structure_reg.heads.cca import fit_cca
-from structure_reg.heads.cca_selection import CcaSelection, select_cca
+from structure_reg.heads.cca_selection import CcaSelection, chosen_cca
+from structure_reg.heads.columns import scaled_moments
 from structure_reg.heads.csa import fit_csa
-from structure_reg.heads.linear import LinearHead
-from structure_reg.heads.procrustes import fit_procrustes
-from structure_reg.heads.ridge import fit_ridge
+from structure_reg.heads.linear import LinearHead, linear_head
+from structure_reg.heads.procrustes import fit_procrustes, product_of_unit_rows
+from structure_reg.heads.ridge import fit_ridge, regression
+from structure_reg.heads.ridge_selection import leave_one_out_ridge
+from structure_reg.heads.spectra import paired_directions
+from structure_reg.training.batches import Pairs
+from structure_reg.training.rows import Rows
 
 Heads = tuple[nn.Module, nn.Module]
 FEWEST_IDS = 8  # that select_cca can divide into folds
 SAMPLE = 1500  # pairs that are enough to choose ridges
 
-CLOSED_FORMS: dict[str, Callable[[Tensor, Tensor, int, bool], Heads]] = {
-    "ridge": lambda x, y, _, standardise: fit_ridge(x, y, standardise=standardise),
-    "cca": lambda x, y, dim, standardise: fit_cca(x, y, dim=dim, standardise=standardise),
-    "csa": lambda x, y, dim, standardise: fit_csa(x, y, dim=dim, standardise=standardise),
-    "procrustes": lambda x, y, dim, standardise: fit_procrustes(
-        x, y, dim=dim, standardise=standardise
-    ),
-    "asif": lambda x, y, _, standardise: fit_asif(x, y, standardise=standardise),
+# The columns are scaled already: those of a blend would lose the weights of their layers.
+CLOSED_FORMS: dict[str, Callable[[Pairs, int], Heads]] = {
+    "ridge": lambda pairs, _: ridge_heads(pairs),
+    "cca": lambda pairs, dim: canonical_map(pairs, dim)[:2],
+    "csa": lambda pairs, dim: csa_heads(pairs, dim),
+    "procrustes": lambda pairs, dim: procrustes_heads(pairs, dim),
+    "asif": lambda pairs, _: fit_asif(*in_memory(pairs), standardise=False),
 }
+
+
+def closed_form_heads(pairs: Pairs, head: str, dim: int) -> Heads:
+    """Fit the heads to the rows, or to their moments where the rows are not held in memory."""
+    return CLOSED_FORMS[head](pairs, shared_width(dim, pairs.x, pairs.y))
+
+
+def ridge_heads(pairs: Pairs) -> Heads:
+    """Ridge regression with leave-one-out rows, which moments do not hold."""
+    if pairs.moments is None:
+        return fit_ridge(*in_memory(pairs), standardise=False)
+    r = regression("fit_ridge", pairs.moments, 1.0, standardise=False)
+    rows: Any = pairs
+    ridge = leave_one_out_ridge(r.S, r.VXY, r.y, rows)
+    return fit_ridge(pairs.moments, ridge=ridge, standardise=False)
+
+
+def csa_heads(pairs: Pairs, dim: int) -> Heads:
+    """CSA with the ridges that a CCA chooses on held-out pairs."""
+    ridge = held_out_cca(pairs.x, pairs.y, pairs.ids).ridge
+    return fit_csa(*rows_or_moments(pairs), dim=dim, ridge=ridge, standardise=False)
+
+
+def procrustes_heads(pairs: Pairs, dim: int) -> Heads:
+    """:func:`fit_procrustes` brings rows to unit length, which moments do not tell."""
+    if pairs.moments is None:
+        return fit_procrustes(*in_memory(pairs), dim=dim, standardise=False)
+    C = scaled_moments(pairs.moments, standardise=False)
+    XY = product_of_unit_rows(pairs.x, pairs.y, C.x, C.y)
+    U, _, V = paired_directions(XY, dim)
+    return linear_head(U, *C.x, pairs.moments.dtype), linear_head(V, *C.y, pairs.moments.dtype)
+
+
+def in_memory(pairs: Pairs) -> tuple[Any, Any]:
+    return pairs.x, pairs.y
+
+
+def rows_or_moments(pairs: Pairs) -> tuple[Any, Any]:
+    """What closed forms are fitted to."""
+    return in_memory(pairs) if pairs.moments is None else (pairs.moments, None)
 
 
 class CanonicalMap(NamedTuple):
@@ -39,21 +83,23 @@ class CanonicalMap(NamedTuple):
     logit_scale: float  # at which held-out cosines separate best
 
 
-def canonical_map(x: Tensor, y: Tensor, ids: Tensor | None, dim: int) -> CanonicalMap:
+def canonical_map(pairs: Pairs, dim: int) -> CanonicalMap:
     """Choose ridges and power on held-out pairs, and fit `dim` directions to all of them."""
-    cca = held_out_cca(x, y, ids)
-    g_x, g_y = fit_cca(x, y, dim=dim, ridge=cca.ridge, power=cca.power, standardise=False)
+    cca = held_out_cca(pairs.x, pairs.y, pairs.ids)
+    of_pairs = rows_or_moments(pairs)
+    g_x, g_y = fit_cca(*of_pairs, dim=dim, ridge=cca.ridge, power=cca.power, standardise=False)
     return CanonicalMap(g_x, g_y, cca.logit_scale)
 
 
-def held_out_cca(x: Tensor, y: Tensor, ids: Tensor | None) -> CcaSelection:
+def held_out_cca(x: Tensor | Rows, y: Tensor | Rows, ids: Tensor | None) -> CcaSelection:
     """Ridges, power and scale with the smallest loss on held-out pairs, and that loss."""
     if ids is not None and are_classes(ids):
         # Held-out classes would be too few to compare ridges, and their rows come back anyway: each
         # class is in every fold. That its pairs are negatives of one another adds nearly the same
         # to the loss of every ridge.
         ids = None
-    return select_cca(x, y, ids=ids, standardise=False, max_samples=SAMPLE)
+    generator = torch.Generator().manual_seed(0)
+    return chosen_cca(x, y, ids, False, SAMPLE, generator)
 
 
 def are_classes(ids: Tensor) -> bool:
@@ -62,6 +108,6 @@ def are_classes(ids: Tensor) -> bool:
     return distinct < FEWEST_IDS or distinct**2 < 2 * len(ids)
 
 
-def shared_width(dim: int, x: Tensor, y: Tensor) -> int:
+def shared_width(dim: int, x: Tensor | Rows, y: Tensor | Rows) -> int:
     """`dim`, or as many directions as the pairs and widths have."""
     return min(dim, len(x) - 1, x.shape[1], y.shape[1])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
 import torch
 from torch import Tensor
 
+from structure_reg._ids import number
 from structure_reg.training.choice import first_of_each
+from structure_reg.training.rows import Rows
 
 
-def ids_of_copies(x: Tensor, y: Tensor) -> Tensor | None:
+def ids_of_copies(x: Tensor | Rows, y: Tensor | Rows) -> Tensor | None:
     """Number of each pair's row among the different rows of the side that has fewer of them.
 
     None if all rows differ on both sides. Equal rows cannot be told apart, so their pairs can only
@@ -20,12 +24,24 @@ def ids_of_copies(x: Tensor, y: Tensor) -> Tensor | None:
     return None if fewer.max() == len(x) - 1 else fewer
 
 
-def copy_numbers(x: Tensor) -> Tensor:
+def copy_numbers(x: Tensor | Rows) -> Tensor:
     """Number of each row among the different rows; -0 equals 0."""
+    if isinstance(x, Rows):
+        return numbers_by_hash(x)
     numbers: Tensor = torch.unique(x, dim=0, return_inverse=True)[1]
     return numbers
 
 
-def different_rows(x: Tensor) -> Tensor:
+def numbers_by_hash(x: Rows) -> Tensor:
+    """The same in order of first appearance, from 128 bits of each row: 16 bytes a row are held."""
+    bits = (
+        blake2b(row, digest_size=16).digest()
+        for block in x.blocks()
+        for row in (x[block] + 0.0).cpu().numpy()  # -0 + 0 = 0
+    )
+    return number(bits, {}).to(x.device)
+
+
+def different_rows(x: Tensor | Rows) -> Tensor:
     """Positions of the rows without later copies, in order; (m,)."""
     return first_of_each(copy_numbers(x))

@@ -16,9 +16,9 @@ from structure_reg.training._checks import (
     check_validation,
     check_y_ids,
 )
-from structure_reg.training.batches import Unpaired
-from structure_reg.training.inputs import Features, as_ids
-from structure_reg.training.side import Side, layer_rows
+from structure_reg.training.batches import Pairs, Unpaired
+from structure_reg.training.inputs import as_ids
+from structure_reg.training.side import Side, scaled_rows
 
 Sides = tuple[Side, Side]
 
@@ -32,30 +32,34 @@ class HeldOut(NamedTuple):
     y_ids: Tensor | None = None
 
 
-def unpaired_rows(sides: Sides, unpaired: Any, device: Any) -> Unpaired:
+def with_others(
+    pairs: Pairs, sides: Sides, unpaired: Any, validation: Any, monitor: str
+) -> tuple[Pairs, HeldOut | None]:
+    """The pairs with the unpaired rows, and the rows to validate on."""
+    if unpaired is not None:
+        pairs = pairs._replace(unpaired=unpaired_rows(sides, unpaired))
+    return pairs, None if validation is None else validation_rows(sides, validation, monitor)
+
+
+def unpaired_rows(sides: Sides, unpaired: Any) -> Unpaired:
     check_unpaired(unpaired)
-    x, y = unpaired
-    return scaled("Aligner.fit: unpaired", sides, x, y, device)
+    of_x, of_y = (
+        scaled_rows("Aligner.fit: unpaired", side, features)
+        for side, features in zip(sides, unpaired, strict=True)
+    )
+    return of_x, of_y
 
 
-def validation_rows(sides: Sides, validation: Any, device: Any, monitor: str) -> HeldOut:
+def validation_rows(sides: Sides, validation: Any, monitor: str) -> HeldOut:
     name = "Aligner.fit: validation"
     check_validation(validation)
     x, y, ids, y_ids = (*validation, None, None)[:4]
     if y_ids is not None:
         check_held_out_loss(monitor)
-    return held_out(name, *scaled(name, sides, x, y, device), ids, y_ids, least=2)
-
-
-def scaled(
-    function: str, sides: Sides, x: Features, y: Features, device: Any
-) -> tuple[Tensor, Tensor]:
-    """Rows of both layers as the heads expect them."""
-    X, Y = (
-        side.scaled(layer_rows(function, side, features, device))
-        for side, features in zip(sides, (x, y), strict=True)
+    of_x, of_y = (
+        scaled_rows(name, side, features)[:] for side, features in zip(sides, (x, y), strict=True)
     )
-    return X, Y
+    return held_out(name, of_x, of_y, ids, y_ids, least=2)
 
 
 def held_out(function: str, x: Tensor, y: Tensor, ids: Any, y_ids: Any, *, least: int) -> HeldOut:

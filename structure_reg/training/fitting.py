@@ -4,34 +4,50 @@ from __future__ import annotations
 
 import torch
 
+from structure_reg._progress import Progress
 from structure_reg.training._checks import no_finite_heads
 from structure_reg.training.batches import Pairs
-from structure_reg.training.closed_form import CLOSED_FORMS, Heads, shared_width
+from structure_reg.training.closed_form import Heads, closed_form_heads
 from structure_reg.training.data import HeldOut
-from structure_reg.training.loop import train
+from structure_reg.training.loop import Training, train
 from structure_reg.training.options import StartOptions, TrainingOptions
 from structure_reg.training.start import starting_objective
 from structure_reg.training.validation import validator
 
 
-def closed_form_heads(pairs: Pairs, start: StartOptions) -> Heads:
-    dim = shared_width(start.dim, pairs.x, pairs.y)
-    return CLOSED_FORMS[start.head](pairs.x, pairs.y, dim, start.standardise)
+def fitted_heads(
+    pairs: Pairs,
+    validation: HeldOut | None,
+    start: StartOptions,
+    training: TrainingOptions,
+    progress: Progress,
+) -> tuple[Heads, Training]:
+    """The heads, and what their training was like."""
+    if not start.closed_form:
+        return trained_heads(pairs, validation, start, training, progress)
+    progress.stage("fitting heads")
+    heads = closed_form_heads(pairs, start.head, start.dim)
+    progress.step()
+    return heads, Training({}, None)
 
 
 def trained_heads(
-    pairs: Pairs, validation: HeldOut | None, start: StartOptions, training: TrainingOptions
-) -> tuple[Heads, dict[str, list[float]]]:
-    """The heads, and the history of their training."""
+    pairs: Pairs,
+    validation: HeldOut | None,
+    start: StartOptions,
+    training: TrainingOptions,
+    progress: Progress,
+) -> tuple[Heads, Training]:
     device = pairs.x.device
     # The global generator initialises the weights of modules; afterwards it is put back.
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(training.seed)
+        progress.stage("choosing shrinkage")
         objective = starting_objective(pairs, start, training.batch_size)
         validate = None
         if validation is not None:
             validate = validator(objective, validation, training.monitor)
-        history = train(objective, pairs, training, validate)
+        trained = train(objective, pairs, training, validate, progress)
     if not all(weight.isfinite().all() for weight in objective.parameters()):
         raise no_finite_heads()
-    return (objective.head_x, objective.head_y), history
+    return (objective.head_x, objective.head_y), trained

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,9 +14,7 @@ from structure_reg import _arrays as arrays
 from structure_reg._checks import check_dense
 from structure_reg._ids import id_values, number
 from structure_reg.training._checks import (
-    check_finite,
     check_id_count,
-    check_layer_rows,
     check_matrix,
     no_layer,
     no_layers,
@@ -24,12 +23,27 @@ from structure_reg.training._checks import (
 Features = Any  # an (n, d) array or tensor, or a sequence or mapping of them
 
 
-def as_tensor(function: str, name: str, features: Any, device: Any) -> Tensor:
-    """An array or a tensor as (n, d) in float32, on its own device or on `device`."""
+def as_source(function: str, name: str, features: Any) -> Any:
+    """An array or a tensor as a tensor of any floating dtype, and an array on disk as it is."""
+    check_dense(function, name, features)
+    if is_on_disk(features):
+        return features
     tensor = arrays.as_tensor(function, name, features)
-    check_dense(function, name, tensor)
     check_matrix(function, name, tensor)
-    return tensor.detach().to(device, torch.float32)
+    return tensor.detach()
+
+
+def is_on_disk(features: Any) -> bool:
+    """Whether an index reads only some rows, as for a data set of HDF5; NumPy's maps are arrays."""
+    in_memory = isinstance(features, Tensor | np.ndarray) or hasattr(features, "__dlpack__")
+    dtype = getattr(features, "dtype", None)
+    return (
+        not in_memory
+        and isinstance(dtype, np.dtype)
+        and dtype.kind == "f"
+        and len(getattr(features, "shape", ())) == 2
+        and hasattr(features, "__getitem__")
+    )
 
 
 def has_layers(features: Features) -> bool:
@@ -58,20 +72,6 @@ def layer_of(function: str, name: str, features: Features, layer: Any) -> Any:
     raise no_layer(function, name, layer, names)
 
 
-def finite_layers(
-    function: str, name: str, features: Features, layer: Any, device: Any
-) -> list[Tensor]:
-    """Rows of a layer, or of each layer of a blend, in float32 and without NaN and infinity."""
-    layers = [
-        as_tensor(function, name, layer_of(function, name, features, one), device)
-        for one in layers_of_blend(layer)
-    ]
-    check_layer_rows(function, name, layers)
-    for rows in layers:
-        check_finite(function, name, rows)
-    return layers
-
-
 def joined(layers: Sequence[Tensor]) -> Tensor:
     """Layers side by side, (n, Σ d)."""
     return layers[0] if len(layers) == 1 else torch.cat(list(layers), 1)
@@ -82,7 +82,7 @@ def layers_of_blend(layer: Any) -> list[Any]:
     return layer if isinstance(layer, list) else [layer]
 
 
-def as_ids(function: str, ids: Any, x: Tensor) -> Tensor | None:
+def as_ids(function: str, ids: Any, x: Any) -> Tensor | None:
     """Number ids of any kind in order of first appearance; on the device of x."""
     if ids is None:
         return None

@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from structure_reg._progress import progress_bar
+from structure_reg._progress import Progress
 from structure_reg.training.augmentation import Augmentation
 from structure_reg.training.batches import Batch, Pairs, batches
 from structure_reg.training.learning_rate import find_learning_rate, optimizer_of
 from structure_reg.training.objective import Objective
 from structure_reg.training.options import TrainingOptions
 from structure_reg.training.schedules import linear_warmup
+from structure_reg.training.steps import step_count
 from structure_reg.training.validation import Validate, Watch
 
 VALIDATIONS = 25  # in a training
 PREPARED_ROWS = 8192  # at most: 256 MB of neighbourhoods for each side and level
 
 
+class Training(NamedTuple):
+    """What a training was like."""
+
+    history: dict[str, list[float]]
+    stopped: str | None  # when, or why early; None for closed forms
+
+
 def train(
-    objective: Objective, pairs: Pairs, o: TrainingOptions, validate: Validate | None
-) -> dict[str, list[float]]:
+    objective: Objective,
+    pairs: Pairs,
+    o: TrainingOptions,
+    validate: Validate | None,
+    progress: Progress | None = None,
+) -> Training:
     """Train in place; with validation, end with the weights of the best step."""
-    steps = o.epochs * max(1, len(pairs.x) // o.batch_size)
+    steps = step_count(len(pairs.x), o.epochs, o.batch_size, o.max_steps)
+    stopped = f"after {steps} steps"
+    progress = progress or Progress("Aligner", stages=1, show=o.progress)
+    progress.stage("training heads", steps)
     every = max(1, steps // VALIDATIONS)
     stream = training_batches(objective, pairs, o)
     lr = o.lr
@@ -34,12 +50,11 @@ def train(
     watch = Watch(objective, validate, o.patience)
     history = History()
     objective.train()
-    for step in progress_bar(
-        "Aligner", range(steps + 1), show=o.progress, description="training heads", unit="step"
-    ):
+    for step in range(steps + 1):
         done = step / steps
         share = linear_warmup(done, o.warmup)
         if (step % every == 0 or step == steps) and watch.stops(step, done, share):
+            stopped = f"no better validation since step {watch.best_step}"
             break
         if step == steps:
             break
@@ -57,23 +72,37 @@ def train(
             logit_scale=scale,
             weight=objective.weight * share,
         )
+        progress.step()
     watch.restore_best()
     objective.eval()
-    return history.lists() | {"validation_step": watch.steps, "validation": watch.scores}
+    lists = history.lists() | {"validation_step": watch.steps, "validation": watch.scores}
+    return Training(lists, stopped)
 
 
 def training_batches(objective: Objective, pairs: Pairs, o: TrainingOptions) -> Iterator[Batch]:
     """Augmented batches; rows that every step sees alike have their neighbourhoods prepared."""
     x, y = pairs.x, pairs.y
     generator = torch.Generator().manual_seed(o.seed)
-    deviations = (o.noise * x.std(0), o.noise * y.std(0)) if o.noise > 0 else None
+    deviations = noise_deviations(pairs, o.noise) if o.noise > 0 else None
     noise_generator = torch.Generator(x.device).manual_seed(o.seed)
     augmentation = Augmentation(o.fusemix, deviations, generator, noise_generator)
     frozen = None
     every_step_alike = len(x) <= o.batch_size and augmentation.is_identity
     if every_step_alike and pairs.unpaired is None and len(x) <= PREPARED_ROWS:
-        frozen = objective.prepared(x, y)
+        frozen = objective.prepared(x[:], y[:])
     return batches(pairs, o.batch_size, augmentation, frozen, generator)
+
+
+def noise_deviations(pairs: Pairs, noise: float) -> tuple[Tensor, Tensor]:
+    """Standard deviations of the noise of each column."""
+    m = pairs.moments
+    if m is None:
+        return noise * pairs.x[:].std(0), noise * pairs.y[:].std(0)
+    sigma_x, sigma_y = (
+        (M.diagonal() / (m.n - 1)).sqrt().to(pairs.x.device, torch.float32)
+        for M in (m.M_xx, m.M_yy)
+    )
+    return noise * sigma_x, noise * sigma_y
 
 
 class History:

@@ -14,6 +14,7 @@ from torch import nn
 
 from structure_reg._checks import check_choice, check_count, check_flag, check_number
 from structure_reg.training._checks import (
+    check_count_or_none,
     check_head,
     check_lr,
     check_module,
@@ -64,6 +65,7 @@ class TrainingOptions:
     """What decides how the objective is minimised."""
 
     epochs: int
+    max_steps: int | None
     batch_size: int
     lr: float | str
     lr_schedule: Callable[[float], float]
@@ -79,6 +81,7 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         """Refuse values of the wrong kind or out of range."""
         check_count(FUNCTION, "epochs", self.epochs)
+        check_count_or_none("max_steps", self.max_steps)
         check_count(FUNCTION, "batch_size", self.batch_size, least=2)
         check_lr(self.lr)
         check_number(FUNCTION, "weight_decay", self.weight_decay, least=0.0)

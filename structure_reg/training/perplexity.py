@@ -21,10 +21,14 @@ def at_perplexity(name: str, frozen: Tensor, batch_size: int) -> StructureLoss:
 
     `frozen` are different rows: copies of a row would count as its neighbours.
     """
-    # As many rows as a batch has, spread over all of them: data sets often come sorted.
-    rows = frozen.detach()[:: max(1, len(frozen) // batch_size)][:batch_size]
+    rows = spread(frozen.detach(), batch_size)
     perplexity = reachable_perplexity(name, rows)
     return StructureLoss(temperature=temperature_for_perplexity(rows, perplexity))
+
+
+def spread(rows: Tensor, batch_size: int) -> Tensor:
+    """As many rows as a batch has, from all over them: data sets often come sorted."""
+    return rows[:: max(1, len(rows) // batch_size)][:batch_size]
 
 
 @torch.no_grad()

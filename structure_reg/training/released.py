@@ -121,6 +121,7 @@ def released_aligner(
         start="random",
         standardise=False,
         epochs=epochs,
+        max_steps=steps,
         batch_size=BATCH,
         lr="find",
         lr_schedule=partial(climbing_cosine, steps=steps, half=PERIOD * max(pairs // BATCH, 1)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor, nn
 
 from structure_reg._checks import check_width
 from structure_reg._gram import unit_rows
+from structure_reg._precision import double, needs_float64
 from structure_reg.heads.columns import column_scaling
 from structure_reg.training._checks import check_not_constant, no_blend, no_matrix
-from structure_reg.training.inputs import Features, finite_layers, has_layers, joined
+from structure_reg.training.inputs import Features, has_layers, joined
+from structure_reg.training.rows import Rows, finite_block, finite_layers, rows_of
 
 FIT = "Aligner.fit"
 
@@ -117,30 +120,53 @@ class Side(nn.Module):
         """
         if not isinstance(self.head, nn.Linear):
             raise no_matrix(self.head)
-        W = self.head.weight.double() * self.factor.double()  # (dim, d)
-        b = -W @ self.mean.double()  # (dim,)
-        return W, b if self.head.bias is None else b + self.head.bias.double()
+        W = double(self.head.weight) * double(self.factor)  # (dim, d)
+        b = -W @ double(self.mean)  # (dim,)
+        return W, b if self.head.bias is None else b + double(self.head.bias)
 
 
-def layer_rows(function: str, side: Side, features: Features, device: Any) -> Tensor:
-    """Rows of the side's layers, side by side, out of what the user passed; not scaled."""
+def side_rows(function: str, side: Side, features: Features) -> Rows:
+    """Rows of the side's layers out of what the user passed; not read, and not scaled."""
     if isinstance(side.layer, list) and not has_layers(features):
         raise no_blend(function, side.name, side.layer)
-    x = joined(finite_layers(function, side.name, features, side.layer, device))
-    check_width(function, side.name, x, len(side.mean), "it was fitted on")
-    return x.to(side.mean.device)
+    rows = rows_of(function, side.name, features, side.layer, side.mean.device)
+    check_width(function, side.name, rows[:0], len(side.mean), "it was fitted on")
+    return rows
 
 
-def fitted_side(
-    name: str, features: Features, layer: Any, standardise: bool, device: Any
-) -> tuple[Side, Tensor]:
+def scaled_rows(function: str, side: Side, features: Features) -> Tensor | Rows:
+    """Rows as the head expects them, held in memory if they fit the budget."""
+    rows = side_rows(function, side, features)
+    if rows.fit_in_memory():
+        return side.scaled(joined(finite_layers(function, side.name, rows)))
+    for block in rows.blocks():
+        finite_block(function, side.name, rows, block)
+    return replace(rows, scaled=side.scaled)
+
+
+def mapped_rows(function: str, side: Side, features: Features) -> Tensor:
+    """The side's forward pass of all rows, read in blocks if they do not fit the budget."""
+    rows = side_rows(function, side, features)
+    if rows.fit_in_memory():
+        z: Tensor = side(joined(finite_layers(function, side.name, rows)))
+        return z
+    z = rows[:0].new_empty(0)
+    for block in rows.blocks():
+        of_block = side(finite_block(function, side.name, rows, block))
+        z = of_block.new_empty(len(rows), of_block.shape[1]) if not len(z) else z
+        z[block] = of_block
+    return z
+
+
+def fitted_side(name: str, rows: Rows, layer: Any, standardise: bool) -> tuple[Side, Tensor]:
     """A side that scales the training rows, without a head as yet, and those rows."""
-    layers = finite_layers(FIT, name, features, layer, device)
+    layers = finite_layers(FIT, name, rows)
     x = joined(layers)
     check_not_constant(FIT, name, x)
     return Side(name, layer, *scaling_of(layers, standardise)), x
 
 
+@needs_float64
 def scaling_of(layers: Sequence[Tensor], standardise: bool) -> tuple[Tensor, Tensor]:
     """Mean and factor of the columns of one layer, or of the layers of a blend."""
     if len(layers) == 1:

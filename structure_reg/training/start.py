@@ -12,7 +12,8 @@ from structure_reg.training.closed_form import CanonicalMap, Heads, canonical_ma
 from structure_reg.training.copies import different_rows
 from structure_reg.training.objective import Objective, SideStructure
 from structure_reg.training.options import StartOptions
-from structure_reg.training.perplexity import at_perplexity
+from structure_reg.training.perplexity import at_perplexity, spread
+from structure_reg.training.rows import Rows
 from structure_reg.training.trained_heads import WITH_LINEAR_START, heads_at, random_heads
 
 
@@ -23,7 +24,7 @@ def starting_objective(pairs: Pairs, o: StartOptions, batch_size: int) -> Object
     shared_reference = o.structure_weight > 0 and o.keep == "shared"
     g = None
     if linear_start or shared_reference:
-        g = canonical_map(x, y, pairs.ids, shared_width(o.dim, x, y))
+        g = canonical_map(pairs, shared_width(o.dim, x, y))
     if g is not None and linear_start:
         heads, logit_scale = heads_at(o.head, g.g_x, g.g_y), g.logit_scale
     else:
@@ -54,6 +55,10 @@ def side_structures(
 
 
 def default_structure(
-    name: str, frozen: Tensor, reference: nn.Module, batch_size: int
+    name: str, frozen: Tensor | Rows, reference: nn.Module, batch_size: int
 ) -> StructureLoss:
-    return at_perplexity(name, reference(frozen)[different_rows(frozen)], batch_size)
+    rows = different_rows(frozen)
+    if isinstance(frozen, Rows):
+        rows = spread(rows, batch_size)  # all that is read
+        return at_perplexity(name, reference(frozen[rows]), batch_size)
+    return at_perplexity(name, reference(frozen)[rows], batch_size)

@@ -39,6 +39,7 @@ class Watch:
         self.steps: list[float] = []
         self.scores: list[float] = []
         self.best_score, self.best_done = -math.inf, 0.0
+        self.best_step = 0
         self.best_state: dict[str, Tensor] | None = None
 
     def stops(self, step: int, done: float, share: float) -> bool:
@@ -51,7 +52,7 @@ class Watch:
         self.steps.append(step)
         self.scores.append(score)
         if score > self.best_score:
-            self.best_score, self.best_done = score, done
+            self.best_score, self.best_done, self.best_step = score, done, step
             self.best_state = copy.deepcopy(self.objective.state_dict())
         return done - self.best_done > self.patience
 

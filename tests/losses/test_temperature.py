@@ -89,3 +89,13 @@ def test_a_perplexity_just_within_reach(dtype: torch.dtype) -> None:
         tau = temperature_for_perplexity(x, perplexity)
         reached = structure_diagnostics(x, x, temperature=tau).frozen_perplexity.item()
         assert reached == pytest.approx(perplexity, rel=1e-4)
+
+
+@pytest.mark.parametrize("wide", [0, 1])
+def test_diagnostics_of_mixed_dtypes_are_float64(wide: int) -> None:
+    sides = [normal(20, 6, seed=seed, dtype=torch.float32) for seed in (0, 1)]
+    sides[wide] = sides[wide].double()
+    found = structure_diagnostics(*sides)
+    expected = oracles.structure_diagnostics(*(x.double().numpy() for x in sides))
+    assert {value.dtype for value in found} == {torch.float64}
+    assert [value.item() for value in found] == pytest.approx(expected, rel=1e-11)

@@ -411,3 +411,24 @@ def test_no_value_is_read(name):
     """On the meta device, reading a value would fail."""
     x = torch.empty(40, 4, device="meta")
     assert getattr(sr, name)(x, x).shape == ()
+
+
+@pytest.mark.parametrize("dtypes", [(64, 64), (64, 32), (32, 64)])
+def test_cknna_keeps_the_digits_of_float64(dtypes):
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 6, generator=g).double()
+    y = (x + torch.randn(40, 6, generator=g)).float().double()
+    given = [z.to(getattr(torch, f"float{bits}")) for z, bits in zip((x, y), dtypes, strict=True)]
+    found = sr.cknna(*given, k=5)
+    assert found.dtype == torch.float64
+    assert found.item() == pytest.approx(oracles.cknna(x.numpy(), y.numpy(), 5), rel=1e-11)
+
+
+def test_cknna_of_near_rows_in_low_precision():
+    """With k = n - 1, the criterion subtracts all that near rows share."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 24, generator=g) + 1e-2 * torch.randn(7, 24, generator=g)
+    y = torch.randn(7, 4, generator=g)
+    found = sr.cknna(x, y, k=6)
+    expected = oracles.cknna(x.double().numpy(), y.double().numpy(), 6)
+    assert found.item() == pytest.approx(expected, abs=1e-5)
