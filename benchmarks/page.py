@@ -1,6 +1,6 @@
 """Run every benchmark and write the output to docs/benchmarks.md.
 
-    pip install pytorch-cka pytorch-metric-learning    # optional, adds their rows
+    pip install cca-zoo pytorch-cka pytorch-metric-learning scikit-learn    # optional: their rows
     python benchmarks/page.py
 
 This takes half an hour on an idle machine with two cores; other load distorts the figures.
@@ -29,6 +29,8 @@ PARTS = {
         "docs/anchor_bank.png",
     ],
     "Search in a gallery": ["benchmarks/search.py"],
+    "Fits and retrieval": ["benchmarks/size.py"],
+    "Fits and retrieval by rows and width": ["benchmarks/size.py", "--curves"],
     "Import time": ["benchmarks/startup.py"],
 }
 

@@ -18,7 +18,7 @@ from structure_reg._tiles import TILE_ROWS, fits, slices, tile_rows
 from structure_reg.evaluation.ties import Standing, places
 
 SCORE = 64  # bytes for each score of a block: with its offset, compared, and sorted
-POSITIVE = 24  # bytes for each positive of a query: its score and counts
+POSITIVE = 48  # bytes for each positive of a query: its score and counts, twice while in use
 
 
 def tiles(n: int, bytes_per_row: int) -> list[slice]:
