@@ -254,6 +254,16 @@ def rescale(moments: PairMoments, mean: Tensor, factor: Tensor) -> None:
     M.mul_(factor).mul_(factor[:, None])
 
 
+def moments_of_columns(moments: PairMoments, x: Tensor, y: Tensor) -> PairMoments:
+    """Moments of some columns of each side; their positions ascend."""
+    mean, M = moments._known()
+    columns = torch.cat([x, moments._d_x + y])
+    part = PairMoments()
+    part.n, part.dtype, part._d_x = moments.n, moments.dtype, len(x)
+    part._mean, part._M = mean[columns], M[columns][:, columns]
+    return part
+
+
 def as_pairs(function: str, x: Array | PairMoments, y: Array | None) -> PairRows | PairMoments:
     """What a closed form is fitted to, checked."""
     if isinstance(x, PairMoments):

@@ -357,12 +357,18 @@ class Aligner:
         stages = 2 if start.closed_form else 3
         with Progress("Aligner", stages=stages, show=training.progress) as progress:
             progress.stage("choosing layers")
-            layers, self.selection_ = choose_layers(self.layers, x, y, ids, self.device)
+            choice = choose_layers(
+                self.layers, x, y, ids, self.device, average=start.averages_blends
+            )
+            self.selection_ = choice.selection
             at_once = pairs_at_once(start, training)
-            sides, pairs = scaled_pairs(x, y, layers, start.standardise, self.device, at_once)
+            sides, pairs = scaled_pairs(
+                x, y, choice.layers, start.standardise, self.device, at_once
+            )
             numbers = as_ids(name, ids, pairs.x)
             pairs = pairs._replace(
-                ids=ids_of_copies(pairs.x, pairs.y) if numbers is None else numbers
+                ids=ids_of_copies(pairs.x, pairs.y) if numbers is None else numbers,
+                members=choice.members,
             )
             others = None
             if not start.closed_form:

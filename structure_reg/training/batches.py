@@ -11,6 +11,7 @@ from torch import Tensor
 from structure_reg.heads.moments import PairMoments
 from structure_reg.losses.frozen import FrozenStructure
 from structure_reg.training.augmentation import Augmentation
+from structure_reg.training.averaging import Member
 from structure_reg.training.rows import Rows
 
 Unpaired = tuple[Tensor | Rows, Tensor | Rows]  # rows of x and rows of y that have no partner
@@ -24,6 +25,7 @@ class Pairs(NamedTuple):
     ids: Tensor | None
     unpaired: Unpaired | None = None
     moments: PairMoments | None = None  # of rows that are not held in memory
+    members: list[Member] | None = None  # canonical maps to average; None for one of all columns
 
 
 class Batch(NamedTuple):

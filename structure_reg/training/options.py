@@ -23,7 +23,7 @@ from structure_reg.training._checks import (
 )
 from structure_reg.training.closed_form import CLOSED_FORMS
 from structure_reg.training.schedules import cosine_decay
-from structure_reg.training.trained_heads import TRAINED
+from structure_reg.training.trained_heads import TRAINED, WITH_LINEAR_START
 
 FUNCTION = "Aligner"
 NOISE = 1.0  # standard deviations of a column, when training with STRUCTURE
@@ -46,6 +46,12 @@ class StartOptions:
     @property
     def closed_form(self) -> bool:
         return isinstance(self.head, str) and self.head in CLOSED_FORMS
+
+    @property
+    def averages_blends(self) -> bool:
+        """Whether the heads are, or start from, a CCA; only its maps can be averaged."""
+        kind = self.head if isinstance(self.head, str) else None
+        return kind == "cca" or (self.start == "cca" and kind in WITH_LINEAR_START)
 
     def __post_init__(self) -> None:
         """Refuse values of the wrong kind or out of range."""
