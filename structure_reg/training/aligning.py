@@ -32,6 +32,8 @@ class Aligned(NamedTuple):
 def aligned(given: Given, options: Mapping[str, Any], group: Any) -> Aligned:
     """Select the layers, scale the pairs, and fit the heads, in step with a group."""
     start, training = together(lambda: checked(options), group)
+    if start.closed_form:
+        given = given._replace(validation=None, unpaired=None)
     x, y, ids, validation, unpaired = of_all_processes(given, options, group)
     device = options["device"]
     stages = 2 if start.closed_form else 3
@@ -43,9 +45,7 @@ def aligned(given: Given, options: Mapping[str, Any], group: Any) -> Aligned:
         sides, pairs = scaled_pairs(x, y, layers, start.standardise, device, at_once)
         numbers = as_ids(FIT, ids, pairs.x)
         pairs = pairs._replace(ids=ids_of_copies(pairs.x, pairs.y) if numbers is None else numbers)
-        others = None
-        if not start.closed_form:
-            pairs, others = with_others(pairs, sides, unpaired, validation, training.monitor)
+        pairs, others = with_others(pairs, sides, unpaired, validation, training.monitor)
         heads, trained = fitted_heads(pairs, others, start, training, progress, group)
     for side, head in zip(sides, heads, strict=True):
         side.head = head

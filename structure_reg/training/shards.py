@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import accumulate
+from operator import getitem
 from typing import Any
 
 import numpy as np
@@ -48,16 +49,14 @@ class Shard:
         else:
             cuts = np.searchsorted(rows, self.bounds)
         rank = rank_in(self.group)
-        a, b = (int(cut) for cut in cuts[rank : rank + 2])
-        before = int(self.bounds[rank])
-        own: slice | Tensor
-        if isinstance(rows, slice) or a == b:
-            own = slice(a - before, b - before) if a < b else slice(0, 0)
-        else:
+        (a, b), before = cuts[rank : rank + 2], self.bounds[rank]
+        own: slice | Tensor = slice(0)  # not every file reads an empty list of positions
+        if isinstance(rows, slice) and a < b:
+            own = slice(a - before, b - before)
+        elif a < b:
             own = torch.as_tensor(rows[a:b] - before)
-        return gather_uneven_rows(
-            read(self.own, own, self.device), np.diff(cuts).tolist(), self.group
-        )
+        x = read(self.own, own, self.device)
+        return gather_uneven_rows(x, np.diff(cuts).tolist(), self.group)
 
 
 class ShardedLayers(Mapping[Any, Shard]):
@@ -66,15 +65,14 @@ class ShardedLayers(Mapping[Any, Shard]):
     def __init__(
         self, function: str, name: str, features: Features, device: Any, group: Any
     ) -> None:
-        self.features = features
+        self.function, self.name, self.features = function, name, features
+        self.device, self.group = device, group
         self.names = layer_names(function, name, features)
-        self.opened = partial(opened, function, name, device, group)
-        self.function, self.name = function, name
-        self.counts = self.opened(features, self.names[0]).counts
+        self.counts = self._opened(self.names[0]).counts
 
     def __getitem__(self, layer: Any) -> Shard:
         """Open a layer."""
-        shard = self.opened(self.features, layer)
+        shard = self._opened(layer)
         check_shard_rows(self.function, f"the layers of {self.name}", self.counts, shard.counts)
         return shard
 
@@ -90,6 +88,10 @@ class ShardedLayers(Mapping[Any, Shard]):
         """Return the number of layers."""
         return len(self.names)
 
+    def _opened(self, layer: Any) -> Shard:
+        own = partial(getitem, self.features, layer)
+        return opened(self.function, self.name, own, self.device, self.group)
+
 
 def sharded(
     function: str, name: str, features: Features, device: Any, group: Any
@@ -100,18 +102,12 @@ def sharded(
     agree(function, {f"layers of {name}": names if several else "one array"}, group)
     if several:
         return ShardedLayers(function, name, features, device, group)
-    return opened(function, name, device, group, features)
+    return opened(function, name, lambda: features, device, group)
 
 
-def opened(
-    function: str, name: str, device: Any, group: Any, features: Features, layer: Any = None
-) -> Shard:
-    """The rows of one array, or of one of several layers, on all processes."""
-
-    def local() -> Any:
-        return as_source(function, name, features if layer is None else features[layer])
-
-    source = together(local, group)
+def opened(function: str, name: str, array: Callable[[], Any], device: Any, group: Any) -> Shard:
+    """The rows of one array, which each process opens its part of, on all processes."""
+    source = together(lambda: as_source(function, name, array()), group)
     own = source.device if isinstance(source, Tensor) else "cpu"
     device = torch.device(own if device is None else device)
     agree(function, {f"width of {name}": source.shape[1], "kind of device": device.type}, group)

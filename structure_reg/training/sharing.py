@@ -19,7 +19,7 @@ from structure_reg.losses.clip import ClipLoss
 from structure_reg.losses.siglip import SigLipLoss
 from structure_reg.losses.structure import StructureLoss
 from structure_reg.training.batches import Batch
-from structure_reg.training.objective import Objective, Terms
+from structure_reg.training.objective import Objective, SideStructure, Terms
 
 ROW_BY_ROW = (nn.Linear, LinearHead, ResidualHead, MlpHead, GatedHead)
 WITH_GROUP = (ClipLoss, SigLipLoss, StructureLoss)
@@ -59,8 +59,9 @@ def takes_group(loss: nn.Module) -> bool:
 
 
 def losses_of(objective: Objective) -> list[nn.Module]:
-    sides = (objective.structure_x, objective.structure_y)
-    return [objective.contrastive, *(R.term for R in sides if R is not None)]
+    """All modules but the heads: a term that is not known to take a group is not shared."""
+    terms = [m for name, m in objective.named_children() if name not in ("head_x", "head_y")]
+    return [m.term if isinstance(m, SideStructure) else m for m in terms]
 
 
 @contextmanager
