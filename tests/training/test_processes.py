@@ -196,20 +196,23 @@ def test_closed_forms_of_reduced_moments_are_equal_in_float64(processes: Process
                 torch.testing.assert_close(weight, head.weight.detach(), rtol=0, atol=1e-8)
 
 
-def rows_read(group: Any) -> list[Tensor]:
-    own = share(X, group)
-    counts = tuple(np.diff([int(N * part) for part in SHARES[group.size()]]).tolist())
-    shard = Shard(own.numpy(), counts, torch.device("cpu"), group)
+def rows_read(group: Any, cuts: list[int], index: Tensor) -> list[Tensor]:
+    own = X[cuts[group.rank()] : cuts[group.rank() + 1]]
+    shard = Shard(own.numpy(), tuple(np.diff(cuts).tolist()), torch.device("cpu"), group)
     everything = rows.Rows([shard], torch.device("cpu"))
-    order = normal(N, seed=8).argsort()
-    return [everything[:], everything[:0], everything[3:70], everything[order[:17]]]
+    a, b = sorted(index[:2].tolist())
+    return [everything[:], everything[:0], everything[a:b], everything[index]]
 
 
-def test_any_process_reads_any_rows(processes: Processes) -> None:
-    order = normal(N, seed=8).argsort()
+@pytest.mark.parametrize("seed", range(8))
+def test_any_process_reads_any_rows(processes: Processes, seed: int) -> None:
+    generator = np.random.default_rng(seed)
     for ranks in WORLDS[1:]:
-        for found in processes.run(ranks, rows_read):
-            for z, expected in zip(found, (X, X[:0], X[3:70], X[order[:17]]), strict=True):
+        cuts = [0, *np.sort(generator.integers(0, N + 1, len(ranks) - 1)).tolist(), N]
+        index = torch.from_numpy(generator.permutation(N)[: generator.integers(2, N)])
+        a, b = sorted(index[:2].tolist())
+        for found in processes.run(ranks, rows_read, cuts, index):
+            for z, expected in zip(found, (X, X[:0], X[a:b], X[index]), strict=True):
                 assert torch.equal(z, expected)
 
 
