@@ -307,9 +307,10 @@ class Aligner:
     ) -> Aligner:
         """Select the layers, and fit the heads to the pairs.
 
-        Where `torch.distributed` is initialised, every process of the group has to call this
-        method, each with its own share of the pairs. All of them end with the heads of a single
-        process with the pairs of all, in the order of the ranks.
+        If `torch.distributed` is initialised, every process of the group has to call this method,
+        each with its own share of the pairs. Each ends with the heads that a single process would
+        fit to the pairs of all processes, joined in rank order. The other methods involve only the
+        process that calls them.
 
         Parameters
         ----------
@@ -331,13 +332,14 @@ class Aligner:
             Rows of x and rows of y without a partner, with the same layers; their numbers may
             differ. They join the neighbourhoods that STRUCTURE preserves. Closed forms ignore them.
         group : {"world"}, torch.distributed.ProcessGroup or None
-            Processes that fit together: all processes if `torch.distributed` is initialised, and
-            this process alone if it is not; or a group that this process belongs to. Each process
-            passes its own pairs, ids, validation and unpaired rows, any number of each, none
-            included, and the same options; n >= 8 holds for all of them. Heads by name and losses
-            of this library share the work of each batch whose size the number of processes
-            divides; others compute the whole batch on every process. None: this process alone, for
-            a fit on one process only, or for the same pairs on each.
+            Processes that fit together. "world": all processes if `torch.distributed` is
+            initialised, otherwise this one alone. A group has to contain this process. Every
+            process passes the same options, and its own pairs, ids, validation and unpaired rows,
+            any number of each, possibly none; n >= 8 counts the pairs of all processes. They divide
+            the work of each batch if the heads (without dropout) and losses are those of this
+            library and the batch size is divisible by the number of processes; otherwise, each
+            computes the whole batch. None: this process alone, for a fit on one process only or for
+            the same pairs on each.
 
         Returns
         -------
@@ -349,7 +351,7 @@ class Aligner:
         TypeError, ValueError
             If an option is of the wrong kind or out of range, if features, rows or ids are of the
             wrong kind, do not fit together, or hold a value that is not finite, or if training ends
-            with heads that are not finite. What one process of a group meets, all of them raise.
+            with heads that are not finite. All processes of a group raise what one of them raises.
         RuntimeError
             If another error occurs while a process of a group opens its features.
         """

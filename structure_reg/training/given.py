@@ -16,6 +16,7 @@ from structure_reg.training._checks import (
     check_validation,
 )
 from structure_reg.training.inputs import Features
+from structure_reg.training.options import plain
 from structure_reg.training.pairs import FEWEST
 from structure_reg.training.shards import Shard, ShardedLayers, sharded
 from structure_reg.training.side import FIT
@@ -35,7 +36,7 @@ class Given(NamedTuple):
 
 
 def of_all_processes(given: Given, options: Mapping[str, Any], group: Any) -> Given:
-    """The rows and ids of all processes in rank order, which each of them can read."""
+    """The rows and ids of all processes in rank order, which every process can read."""
     if group is None:
         return given
     together(lambda: check_others(given), group)
@@ -70,7 +71,7 @@ def presence(given: Given) -> dict[str, str]:
 def comparable(options: Mapping[str, Any]) -> dict[str, str]:
     """Options as texts, without the addresses that functions have in one process."""
     return {
-        name: re.sub(" at 0x[0-9a-fA-F]+", "", repr(value))
+        name: re.sub(" at 0x[0-9a-fA-F]+", "", repr(plain(value)))
         for name, value in options.items()
         if name not in OF_ONE_PROCESS
     }
