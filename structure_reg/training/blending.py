@@ -14,10 +14,7 @@ from structure_reg.training.inputs import joined
 from structure_reg.training.side import scaling_of
 
 SAMPLE = 1000  # pairs that are enough to compare blends
-TEMPERATURE = (
-    0.1  # nats of held-out loss by which a blend may be worse and keep 1 / e of its weight
-)
-
+WORSE = 0.04  # a blend whose held-out loss is larger by this share has 1 / e of the weight
 RELEVANT = 0.1  # smaller weights count as none, so that no layer is asked for in vain
 
 
@@ -48,14 +45,20 @@ def weighed_blends(
     for blend in blends:
         sides = blended([xs[i] for i in blend.x]), blended([ys[j] for j in blend.y])
         chosen.append(held_out_cca(*sides, ids))
-    losses = torch.tensor([cca.loss for cca in chosen], dtype=torch.float64)
-    weights = torch.softmax(-losses / TEMPERATURE, 0)
-    weights = torch.where(weights < RELEVANT, 0, weights)
-    weights /= weights.sum()
+    weights = shares([cca.loss for cca in chosen])
     share = len(xs[0]) / n  # the penalty on the sum over the pairs carries over
     ccas = [cca._replace(ridge=(share * cca.ridge[0], share * cca.ridge[1])) for cca in chosen]
-    weighed = zip(blends, ccas, weights.tolist(), strict=True)
+    weighed = zip(blends, ccas, weights, strict=True)
     return [WeighedBlend(*parts) for parts in weighed if parts[-1] > 0]
+
+
+def shares(losses: list[float]) -> list[float]:
+    """Weights of sum 1 that fall with the loss, relative to the smallest; small ones are 0."""
+    loss = torch.tensor(losses, dtype=torch.float64)
+    least = loss.min().clamp(min=torch.finfo(loss.dtype).tiny)
+    weights = torch.softmax((1 - loss / least) / WORSE, 0)
+    weights = torch.where(weights < RELEVANT, 0, weights)
+    return (weights / weights.sum()).tolist()
 
 
 def candidates(selection: LayerSelection) -> list[Blend]:
