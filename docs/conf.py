@@ -1,19 +1,25 @@
-"""Sphinx: MyST pages, numpydoc reference."""
+"""Sphinx: MyST pages and numpydoc reference, without a script or font from the network."""
+
+from __future__ import annotations
 
 from importlib.metadata import version as installed_version
+
+from docutils import nodes
+from math_core import LatexToMathML
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.transforms import SphinxTransform
+from sphinx.writers.html5 import HTML5Translator
+
+import structure_reg
 
 project = "structure-reg"
 author = "The structure-reg developers"
 copyright = "2026, The structure-reg developers"  # noqa: A001
 version = release = installed_version("structure-reg")
 
-extensions = [
-    "myst_parser",
-    "numpydoc",
-    "sphinx.ext.autodoc",
-    "sphinx.ext.mathjax",
-]
-myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath"]
+extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx_copybutton"]
+myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 
@@ -28,7 +34,50 @@ nitpick_ignore = [
     for name in ("Tensor", "torch.nn.modules.module.Module", "NamedTuple", "typing.NamedTuple")
 ]
 
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
 html_theme = "furo"
 html_title = "structure-reg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_math_renderer = "mathml"
+
+# Formulae are MathML from the build on, which browsers show without a script.
+FORMULA = LatexToMathML(fancy_error=False)
+
+
+class LinkPublicNames(SphinxTransform):
+    """Link `name` in a page's text to the reference: plain code on GitHub, a link on the site."""
+
+    default_priority = 5
+
+    def apply(self) -> None:
+        for literal in list(self.document.findall(nodes.literal)):
+            name = literal.astext().removesuffix("()")
+            linked = isinstance(literal.parent, (nodes.reference, pending_xref))
+            if linked or name not in structure_reg.__all__:
+                continue
+            target = f"structure_reg.{name}"
+            link = pending_xref("", refdomain="py", reftype="obj", reftarget=target, refwarn=True)
+            literal.replace_self(link)
+            link += literal
+
+
+def visit_math(self: HTML5Translator, node: nodes.math) -> None:
+    self.body.append(FORMULA.convert_with_local_state(node.astext(), displaystyle=False))
+    raise nodes.SkipNode
+
+
+def visit_math_block(self: HTML5Translator, node: nodes.math_block) -> None:
+    text = node.astext()
+    if "&=" in text:  # as Sphinx wraps it for LaTeX
+        text = rf"\begin{{aligned}}{text}\end{{aligned}}"
+    formula = FORMULA.convert_with_local_state(text, displaystyle=True)
+    self.body.append(f'<div class="math">{formula}</div>\n')
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> None:
+    app.add_transform(LinkPublicNames)
+    app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
