@@ -25,6 +25,7 @@ exclude_patterns = ["_build"]
 
 autodoc_typehints = "none"  # numpydoc's sections state them
 autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "exclude-members": "extra_repr"}
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 
@@ -78,6 +79,12 @@ def visit_math_block(self: HTML5Translator, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def skip_fields(_app: Sphinx, _what: str, _name: str, member: object, *_: object) -> bool | None:
+    """Leave out the fields of a NamedTuple as members: its parameters describe them."""
+    return True if "Alias for field" in (member.__doc__ or "") else None
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("autodoc-skip-member", skip_fields)
     app.add_transform(LinkPublicNames)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
