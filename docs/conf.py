@@ -35,8 +35,9 @@ nitpick_ignore = [
     for name in ("Tensor", "torch.nn.modules.module.Module", "NamedTuple", "typing.NamedTuple")
 ]
 
-copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_text = r">>> |\.\.\. ?|\$ "
 copybutton_prompt_is_regexp = True
+copybutton_selector = "div:not(.highlight-diff) > div.highlight > pre"
 
 html_theme = "furo"
 html_title = "structure-reg"

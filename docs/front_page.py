@@ -23,8 +23,8 @@ table = re.findall(r"^\| (.+?) \|.*\| \**([\d.]+)[^|]*\|$", (ROOT / "README.md")
 means = {row: float(mean) for row, mean in table}
 
 plt.rcParams |= {"text.color": GREY, "axes.labelcolor": GREY, "xtick.color": GREY}
-plt.rcParams |= {"svg.fonttype": "path", "svg.hashsalt": "structure-reg", "font.size": 11}
-figure, axes = plt.subplots(figsize=(7.5, 2.9), layout="constrained")
+plt.rcParams |= {"svg.fonttype": "path", "svg.hashsalt": "structure-reg", "font.size": 12}
+figure, axes = plt.subplots(figsize=(5.6, 3.2), layout="constrained")
 colors = ["tab:orange"] + ["tab:blue"] * (len(BARS) - 1)
 bars = axes.barh(list(BARS.values()), [means[row] for row in BARS], color=colors, height=0.7)
 axes.bar_label(bars, fmt="%.1f", padding=4, color=GREY)
