@@ -19,7 +19,7 @@ copyright = "2026, The structure-reg developers"  # noqa: A001
 version = release = installed_version("structure-reg")
 
 extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx_copybutton"]
-myst_enable_extensions = ["dollarmath"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 

@@ -150,7 +150,22 @@ def test_every_script_that_a_page_names_exists(page: str) -> None:
     assert [path for path in sorted(named) if not (ROOT / path).exists()] == []
 
 
+def anchors(page: str) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", page), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_to_a_file_or_a_heading_has_its_end(page: str) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", FENCE.sub("", PAGES[page]))
+    for path, anchor in links:
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), path
+        assert not anchor or anchor in anchors(target.read_text()), f"{path}#{anchor}"
+
+
 @pytest.mark.parametrize("page", sorted(PAGES.keys() - WRITTEN_BY_BENCHMARKS))
-def test_a_page_is_readable_without_the_site(page: str) -> None:
-    """GitHub knows no roles and no colon fences."""
-    assert re.findall(r"\{(?:func|class|meth|attr|math|ref|doc)\}`|^:::.*", PAGES[page]) == []
+def test_a_page_reads_the_same_on_github(page: str) -> None:
+    """GitHub knows no roles and no colon fences; to MyST, a line from % on is a comment."""
+    roles_and_fences = r"\{(?:func|class|meth|attr|math|ref|doc)\}`|^:::.*|^ *%.*"
+    assert re.findall(roles_and_fences, PAGES[page], re.MULTILINE) == []
