@@ -424,7 +424,7 @@ class Aligner:
 
     @own_state()
     def score(self, x: Features, y: Features, ids: Any = None, y_ids: Any = None) -> float:
-        """Return the mean of R@1, R@5 and R@10, from x to y and from y to x.
+        """Return the mean of the recalls at 1, 5 and 10, from x to y and from y to x.
 
         Parameters
         ----------
