@@ -2,7 +2,7 @@
 
 A package that `pip install` does not bring has to be named before the block that needs it, as in
 "With `h5py` installed"; up to there its import fails. Where such a package is missing here, the
-rest of the page is compiled.
+rest of the page is compiled, as is a block after the words "Under `torchrun`".
 """
 
 from __future__ import annotations
@@ -51,14 +51,16 @@ class Block(NamedTuple):
     code: str
     line: int
     needs: set[str]
+    torchrun: bool
 
 
 def blocks(page: str) -> list[Block]:
     text, found, end = PAGES[page], [], 0
     for match in FENCE.finditer(text):
-        needs = set(NEEDS.findall(text[end : match.start()]))
+        before = text[end : match.start()]
+        needs, torchrun = set(NEEDS.findall(before)), "Under `torchrun`" in before
         line = text.count("\n", 0, match.start()) + 1
-        found.append(Block(match[1], match[2], line, needs))
+        found.append(Block(match[1], match[2], line, needs, torchrun))
         end = match.end()
     return found
 
@@ -109,7 +111,7 @@ def test_a_page_runs_as_it_is_pasted(
         for block in blocks(page):
             absent -= block.needs.union(*(EXTRAS[name] for name in block.needs))
             missing |= {name for name in block.needs if not importlib.util.find_spec(name)}
-            if block.language == "python" and not missing:
+            if block.language == "python" and not missing and not block.torchrun:
                 with hidden(absent):
                     run(block, page, namespace)
     if missing:
