@@ -17,12 +17,18 @@ from structure_reg.training._checks import no_fit
 from structure_reg.training.aligning import aligned
 from structure_reg.training.closed_form import Heads
 from structure_reg.training.data import held_out
-from structure_reg.training.estimator import changed_options, options_of, set_options, tags
+from structure_reg.training.estimator import (
+    changed_names,
+    changed_options,
+    options_of,
+    set_options,
+    tags,
+)
 from structure_reg.training.file import STORED_OPTIONS, AlignerFile, read_aligner, write_aligner
 from structure_reg.training.given import Given
 from structure_reg.training.history import History
 from structure_reg.training.inputs import Features, as_given, layer_of, layers_of_blend
-from structure_reg.training.options import checked_options, plain
+from structure_reg.training.options import WITHOUT_TRAINING, checked_options, plain
 from structure_reg.training.side import Side, mapped_rows
 from structure_reg.training.state import own_state
 from structure_reg.training.together import group_of, is_first
@@ -37,12 +43,14 @@ class Aligner:
               + \lambda \, \tfrac12 \bigl( R(g_x(x), z_x) + R(g_y(y), z_y) \bigr),
               \qquad z_x = f_x(x), \; z_y = f_y(y)
 
-    with a contrastive loss L of the pairs and STRUCTURE R of each side. By default, each side is a
-    blend of its layers that are most similar to the other side's, as many as predict held-out pairs
-    best; a canonical correlation analysis g, whose ridges are chosen on
-    held-out pairs, finds the directions that both sides share; the heads f start from it, and
-    STRUCTURE preserves the neighbourhoods of the frozen features in these directions. Gaussian
-    noise on x and y shows both terms rows around the training pairs.
+    with a contrastive loss L of the pairs and STRUCTURE R of each side. A canonical correlation
+    analysis g, whose ridges are chosen on held-out pairs, finds the directions that both sides
+    share; by default it is an average over the best pair of layers, the best five layers of each
+    side, and the last pair, weighed by how well each predicts held-out pairs. The linear heads f
+    start from it. ``Aligner()`` stops there: training gains nothing over this start unless there
+    are validation pairs or unpaired rows. In training, STRUCTURE preserves the neighbourhoods of
+    the frozen features in the shared directions, and Gaussian noise on x and y shows both terms
+    rows around the training pairs.
 
     The constructor only stores its arguments; :meth:`fit` checks them. An Aligner is an estimator
     of scikit-learn, although it does not import it: ``clone``, ``cross_val_score`` and
@@ -58,8 +66,9 @@ class Aligner:
         ``functools.partial(MlpHead, dropout=0.1)``. Both are converted to float32.
     layers : {"blend", "select", "last", "all"}, int, or pair
         Layers to align when a side has several. A blend is several layers side by side, each
-        scaled to the same mean length of its rows. "blend": as many layers of each side, one
-        included, as predict held-out training pairs best. An int: the blend of so many layers of
+        scaled to the same mean length of its rows. "blend": the average described above, of the
+        blends that held-out training pairs give a share of at least a tenth; heads without a CCA
+        take the best of these blends. An int: the blend of so many layers of
         each side, those that are most similar to a layer of the other side. "all": all layers that
         are not constant. "select": the best pair of single layers by :func:`select_layers`. "last":
         the last layer of both sides. A pair: for each side a name or position, or a list of them.
@@ -88,8 +97,11 @@ class Aligner:
     standardise : bool
         Whether columns are scaled to mean 0 and variance 1 over the training pairs, for the heads
         and for STRUCTURE. Constant columns become 0.
-    epochs : int
-        Passes over the pairs. With no more pairs than `batch_size`, an epoch is one step.
+    epochs : int, optional
+        Passes over the pairs. With no more pairs than `batch_size`, an epoch is one step. With 0,
+        the heads stay at their start. None: 200 if any other option of the objective or of training
+        is given, or if :meth:`fit` receives validation pairs or unpaired rows; otherwise 0, since
+        training gained nothing over the CCA start in the study of the documentation.
     max_steps : int, optional
         Largest number of steps, whatever `epochs` says; schedules then span that many steps. None:
         no limit if one batch holds all pairs; otherwise 32 steps of 4096 pairs, or as many steps of
@@ -203,7 +215,7 @@ class Aligner:
         contrastive: nn.Module | None = None,
         start: str = "cca",
         standardise: bool = True,
-        epochs: int = 200,
+        epochs: int | None = None,
         max_steps: int | None = None,
         batch_size: int = 4096,
         lr: float | str = 3e-4,
@@ -357,7 +369,10 @@ class Aligner:
         """
         group = group_of("Aligner.fit", group)
         given = Given(x, y, ids, validation, unpaired)
-        sides, self.selection_, trained = aligned(given, options_of(self), group)
+        options = options_of(self)
+        if self.epochs is None and not self._gains_by_training(given):
+            options["epochs"] = 0
+        sides, self.selection_, trained = aligned(given, options, group)
         self.history_, self.stopped_ = History(trained.history), trained.stopped
         if is_first(group):
             LOGGER.info("Aligner.fit: stopped: %s", self.stopped_ or "closed form")
@@ -512,6 +527,10 @@ class Aligner:
         side = self._sides[index]
         one = layer_of(function, side.name, features, layers_of_blend(side.layer)[0])
         return as_given(mapped_rows(function, side, features), one)
+
+    def _gains_by_training(self, given: Given) -> bool:
+        others = given.validation is not None or given.unpaired is not None
+        return others or not WITHOUT_TRAINING.issuperset(changed_names(self))
 
     def _check_fitted(self, function: str) -> None:
         if not hasattr(self, "_sides"):

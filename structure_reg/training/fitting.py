@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -43,6 +44,8 @@ def trained_heads(
     progress: Progress,
     group: Any = None,
 ) -> tuple[Heads, Training]:
+    if training.epochs == 0:
+        start = replace(start, structure_weight=0.0)  # no term is needed
     device = pairs.x.device
     # The global generator initialises the weights of modules; afterwards it is put back.
     with torch.random.fork_rng([device] if device.type == "cuda" else []):

@@ -41,6 +41,8 @@ def train(
     """Train in place; with validation, end with the weights of the best step."""
     steps = step_count(len(pairs.x), o.epochs, o.batch_size, o.max_steps)
     stopped = f"after {steps} steps"
+    if steps == 0:
+        return Training({}, stopped)
     progress = progress or Progress("Aligner", stages=1, show=o.progress)
     progress.stage("training heads", steps)
     every = max(1, steps // VALIDATIONS)

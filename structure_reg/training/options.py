@@ -27,6 +27,9 @@ from structure_reg.training.trained_heads import TRAINED, WITH_LINEAR_START
 
 FUNCTION = "Aligner"
 NOISE = 1.0  # standard deviations of a column, when training with STRUCTURE
+EPOCHS = 200
+# Options that change what is aligned, or where; all others ask for training.
+WITHOUT_TRAINING = {"layers", "dim", "standardise", "seed", "device", "progress"}
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         """Refuse values of the wrong kind or out of range."""
-        check_count(FUNCTION, "epochs", self.epochs)
+        check_count(FUNCTION, "epochs", self.epochs, least=0)
         check_count_or_none("max_steps", self.max_steps)
         check_count(FUNCTION, "batch_size", self.batch_size, least=2)
         check_lr(self.lr)
@@ -109,6 +112,8 @@ def checked_options(options: Mapping[str, Any]) -> tuple[StartOptions, TrainingO
     checked = StartOptions(**start)
     if training["noise"] is None:
         training["noise"] = NOISE if checked.structure_weight > 0 else 0.0
+    if training["epochs"] is None:
+        training["epochs"] = EPOCHS
     training["lr_schedule"] = training["lr_schedule"] or cosine_decay
     return checked, TrainingOptions(**training)
 
