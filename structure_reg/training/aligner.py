@@ -66,15 +66,15 @@ class Aligner:
         ``functools.partial(MlpHead, dropout=0.1)``. Both are converted to float32.
     layers : {"blend", "select", "last", "all"}, int, or pair
         Layers to align when a side has several. A blend is several layers side by side, each
-        scaled to the same mean length of its rows. "blend": the average described above, of the
-        blends that held-out training pairs give a share of at least a tenth; heads without a CCA
-        take the best of these blends. An int: the blend of so many layers of
-        each side, those that are most similar to a layer of the other side. "all": all layers that
-        are not constant. "select": the best pair of single layers by :func:`select_layers`. "last":
-        the last layer of both sides. A pair: for each side a name or position, or a list of them.
+        scaled to the same mean length of its rows. "blend": the average described above, of those
+        blends whose share is at least a tenth; heads without a CCA take the blend with the largest
+        share. An int: the blend of so many layers of each side, those that are most similar to a
+        layer of the other side. "all": all layers that are not constant. "select": the best pair of
+        single layers by :func:`select_layers`. "last": the last layer of both sides. A pair: for
+        each side a name or position, or a list of them.
     dim : int
-        Width of the shared space. Closed forms and CCA starts cap it at min(n - 1, d_x, d_y); ridge
-        and ASIF set their own.
+        Width of the shared space. Closed forms and CCA starts cap it at min(n - 1, d_x, d_y), for
+        each blend of an average; ridge and ASIF set their own.
     structure_weight : float
         Weight :math:`\lambda \ge 0` of STRUCTURE, on the mean of both sides as in the authors'
         release; the paper's formula has the sum, and so half the weight. With 0, training is
