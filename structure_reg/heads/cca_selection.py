@@ -169,13 +169,14 @@ def fold_spectra(
         for k in numbers:
             yield spectra_of_few_rows(function, x[fold != k], y[fold != k], standardise)
         return
-    moments = [moments_of_rows(function, PairRows(x[fold == k], y[fold == k])) for k in numbers]
+    fitted = [PairMoments() for _ in numbers]
     for k in numbers:
-        fitted = PairMoments()
+        of_fold = moments_of_rows(function, PairRows(x[fold == k], y[fold == k]))
         for other in numbers:
             if other != k:
-                fitted.merge(moments[other])
-        yield spectra_of_moments(scaled_moments(fitted, standardise))
+                fitted[other].merge(of_fold)
+    while fitted:  # those that are done with are let go
+        yield spectra_of_moments(scaled_moments(fitted.pop(0), standardise))
 
 
 def search_ridges(parts: list[Fold]) -> tuple[float, float]:

@@ -54,8 +54,9 @@ class ScaledMoments(NamedTuple):
 
 
 def scaled_moments(m: PairMoments, standardise: bool) -> ScaledMoments:
-    M_xx, M_yy = m.M_xx, m.M_yy
+    M_xx, M_yy = m.M_xx, m.M_yy  # copies, which become those of the scaled columns
     x = scaling(m.n, m.mean_x, M_xx.diagonal() / m.n, standardise)
     y = scaling(m.n, m.mean_y, M_yy.diagonal() / m.n, standardise)
     f, g = x.factor[:, None], y.factor[:, None]
-    return ScaledMoments(m.n, x, y, f * M_xx * f.mT, f * m.M_xy * g.mT, g * M_yy * g.mT)
+    C_xx, C_yy = M_xx.mul_(f).mul_(f.mT), M_yy.mul_(g).mul_(g.mT)
+    return ScaledMoments(m.n, x, y, C_xx, (f * m.M_xy).mul_(g.mT), C_yy)

@@ -297,5 +297,5 @@ def is_finite(z: Tensor) -> bool:
 
 
 def symmetric(M: Tensor) -> Tensor:
-    """The symmetric matrix with this upper triangle."""
-    return M.triu() + M.triu(1).mT
+    """The symmetric matrix with this upper triangle, in memory of its own."""
+    return M.triu().add_(M.triu(1).mT)

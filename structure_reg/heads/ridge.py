@@ -96,10 +96,7 @@ def fit_ridge(
     pairs = as_pairs("fit_ridge", x, y)
     standardise = check_flag("fit_ridge", "standardise", standardise)
     ridge = check_number_or_none("fit_ridge", "ridge", ridge, least=0.0)
-    r = regression("fit_ridge", pairs, ridge, standardise)
-    B = r.S.V @ (whitening(r.S, r.ridge).square()[:, None] * r.VXY)  # (d_x, d_y)
-    I = torch.eye(B.shape[1], dtype=B.dtype, device=B.device)
-    return linear_head(B, *r.S.scaling, pairs.dtype), linear_head(I, *r.y, pairs.dtype)
+    return regression_heads(regression("fit_ridge", pairs, ridge, standardise), pairs.dtype)
 
 
 class Regression(NamedTuple):
@@ -109,6 +106,12 @@ class Regression(NamedTuple):
     VXY: Tensor  # (r, d_y)
     y: Scaling
     ridge: float
+
+
+def regression_heads(r: Regression, dtype: torch.dtype) -> tuple[LinearHead, LinearHead]:
+    B = r.S.V @ (whitening(r.S, r.ridge).square()[:, None] * r.VXY)  # (d_x, d_y)
+    I = torch.eye(B.shape[1], dtype=B.dtype, device=B.device)
+    return linear_head(B, *r.S.scaling, dtype), linear_head(I, *r.y, dtype)
 
 
 def regression(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from hashlib import blake2b
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from structure_reg._ids import number
 from structure_reg.training.choice import first_of_each
 from structure_reg.training.rows import Rows
 
@@ -34,12 +35,16 @@ def copy_numbers(x: Tensor | Rows) -> Tensor:
 
 def numbers_by_hash(x: Rows) -> Tensor:
     """The same in order of first appearance, from 128 bits of each row: 16 bytes a row are held."""
-    bits = (
-        blake2b(row, digest_size=16).digest()
-        for block in x.blocks()
-        for row in (x[block] + 0.0).cpu().numpy()  # -0 + 0 = 0
-    )
-    return number(bits, {}).to(x.device)
+    bits = np.empty(len(x), "V16")
+    for block in x.blocks():
+        rows = (x[block] + 0.0).cpu().numpy()  # -0 + 0 = 0
+        bits[block] = np.frombuffer(b"".join(map(digest, rows)), bits.dtype)
+    _, first, numbers = np.unique(bits, return_index=True, return_inverse=True)
+    return torch.from_numpy(first.argsort().argsort()[numbers]).to(x.device)
+
+
+def digest(row: Any) -> bytes:
+    return blake2b(row, digest_size=16).digest()
 
 
 def different_rows(x: Tensor | Rows) -> Tensor:

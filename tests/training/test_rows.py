@@ -17,7 +17,7 @@ from torch import Tensor
 import structure_reg as sr
 from structure_reg.training import choice, rows
 from structure_reg.training.copies import copy_numbers
-from structure_reg.training.rows import Rows
+from structure_reg.training.rows import Rows, mapped_file, rows_of
 from structure_reg.training.steps import step_count
 
 N = 90
@@ -206,6 +206,44 @@ class TestStreamed:
         x = torch.tensor([[0.0, 1.0], [2.0, 1.0], [-0.0, 1.0], [0.0, 2.0], [2.0, 1.0]])
         numbers = copy_numbers(Rows([x], x.device))
         assert numbers.tolist() == [0, 1, 0, 2, 1]
+
+
+def resident(path: Path) -> int:
+    """KiB of a mapped file that are in this process's memory."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            inside = line.endswith(path.name)
+        elif inside and line.startswith("Rss:"):
+            total += int(line.split()[1])
+    return total
+
+
+class TestMaps:
+    @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux counts pages")
+    def test_pages_that_were_read_are_let_go(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "x.npy", np.ones((8192, 64), np.float16))  # 1 MiB
+        x = np.load(tmp_path / "x.npy", mmap_mode="r")
+        rows = rows_of("f", "x", {"layer": np.asarray(x)[:]}, "layer", None)
+        assert float(x.sum(dtype=np.float32)) == 8192 * 64
+        assert resident(tmp_path / "x.npy") >= 1024
+        assert torch.equal(rows[8:16], torch.ones(8, 64))
+        assert resident(tmp_path / "x.npy") == 0
+        assert torch.equal(rows[torch.tensor([5, 3])], torch.ones(2, 64))
+
+    @pytest.mark.parametrize("mode", ["r+", "c"])
+    def test_what_was_changed_stays(self, mode: Any, tmp_path: Path) -> None:
+        np.save(tmp_path / "x.npy", np.ones((64, 8), np.float32))
+        x = np.load(tmp_path / "x.npy", mmap_mode=mode)
+        x[3] = 7.0
+        rows = rows_of("f", "x", x, 0, None)
+        rows[:32]
+        assert x[3].tolist() == [7.0] * 8 == rows[3:4][0].tolist()
+
+    def test_arrays_without_a_file_have_none(self) -> None:
+        x = np.memmap.__new__(np.memmap, __file__, np.uint8, "r")
+        for array in (X, X.numpy(), np.asarray(x + 1), x + 1):
+            assert mapped_file(array) is None
 
 
 class TestSteps:
