@@ -25,7 +25,7 @@ from structure_reg.training.copies import ids_of_copies
 from structure_reg.training.data import held_out, with_others
 from structure_reg.training.estimator import changed_options, options_of, set_options, tags
 from structure_reg.training.file import STORED_OPTIONS, AlignerFile, read_aligner, write_aligner
-from structure_reg.training.fitting import fitted_heads
+from structure_reg.training.fitting import LAYERS, fitted_heads, planned_steps
 from structure_reg.training.history import History
 from structure_reg.training.inputs import (
     Features,
@@ -139,8 +139,9 @@ class Aligner:
     device : str or torch.device, optional
         Device to train on. None: the device of the features.
     progress : bool
-        Whether to show one progress bar on stderr over the whole fit, with the time that remains;
-        needs tqdm.
+        Whether to show one progress bar on stderr over the stages of the fit: layers, shrinkage,
+        training. The remaining time is that of all their steps at the rate of the latest ones, so
+        it is rough until training begins. Needs tqdm.
 
     Attributes
     ----------
@@ -162,11 +163,10 @@ class Aligner:
     validation_history_ : dict of lists
         For each validation "validation_step" and "validation", the score there. ``history_`` finds
         both names too. Empty for closed forms.
-
     stopped_ : str or None
         When or why training stopped: "after 200 steps", or "no better validation since step 40".
-        The logger "structure_reg" says so too, at level INFO. None for closed forms and after
-        :meth:`load`.
+        ``history_["stopped"]`` is the same, and the logger "structure_reg" says so at level INFO.
+        None for closed forms, and for files that versions up to 0.1.0 wrote.
 
     See Also
     --------
@@ -201,7 +201,6 @@ class Aligner:
 
     selection_: LayerSelection | None
     history_: History
-    stopped_: str | None
 
     def __init__(
         self,
@@ -290,6 +289,11 @@ class Aligner:
         return self.history_.validation
 
     @property
+    def stopped_(self) -> str | None:
+        """When or why training stopped."""
+        return self.history_.stopped
+
+    @property
     def heads_(self) -> Heads:
         """Fitted heads of both sides."""
         side_x, side_y = self._sides
@@ -354,9 +358,9 @@ class Aligner:
         check_layer_choice(self.layers)
         check_device_name(self.device)
         start, training = checked_options(options_of(self))
-        stages = 2 if start.closed_form else 3
-        with Progress("Aligner", stages=stages, show=training.progress) as progress:
-            progress.stage("choosing layers")
+        plan = planned_steps(self.layers, start, training)
+        with Progress("Aligner", plan, show=training.progress) as progress:
+            progress.stage(LAYERS)
             layers, self.selection_ = choose_layers(self.layers, x, y, ids, self.device)
             at_once = pairs_at_once(start, training)
             sides, pairs = scaled_pairs(x, y, layers, start.standardise, self.device, at_once)
@@ -368,7 +372,7 @@ class Aligner:
             if not start.closed_form:
                 pairs, others = with_others(pairs, sides, unpaired, validation, self.monitor)
             heads, trained = fitted_heads(pairs, others, start, training, progress)
-        self.history_, self.stopped_ = History(trained.history), trained.stopped
+        self.history_ = History(trained.history, trained.stopped)
         LOGGER.info("%s: stopped: %s", name, self.stopped_ or "closed form")
         for side, head in zip(sides, heads, strict=True):
             side.head = head
@@ -476,7 +480,7 @@ class Aligner:
         """
         self._check_fitted("Aligner.save")
         options = {name: plain(getattr(self, name)) for name in STORED_OPTIONS}
-        write_aligner(path, AlignerFile(self._sides, options, self.history_.lists()))
+        write_aligner(path, AlignerFile(self._sides, options, self.history_))
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str | torch.device = "cpu") -> Aligner:
@@ -511,8 +515,8 @@ class Aligner:
         except (TypeError, ValueError, OverflowError) as error:
             got = f"options that it cannot have ({error})"
             raise no_heads_file("Aligner.load", path, got) from error
-        aligner._sides, aligner.selection_, aligner.stopped_ = stored.sides, None, None
-        aligner.history_ = History(stored.history)
+        aligner._sides, aligner.selection_ = stored.sides, None
+        aligner.history_ = stored.history
         aligner.layers = aligner.layers_
         return aligner
 

@@ -13,6 +13,7 @@ from structure_reg.training.inputs import joined
 from structure_reg.training.side import scaling_of
 
 SIZES = (2, 3, 5)  # layers a side
+CANDIDATES = 9  # about as many blends as are compared, for a progress bar
 SAMPLE = 1000  # pairs that are enough to compare blends
 
 

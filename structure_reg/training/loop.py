@@ -18,6 +18,7 @@ from structure_reg.training.schedules import linear_warmup
 from structure_reg.training.steps import step_count
 from structure_reg.training.validation import Validate, Watch
 
+TRAINING = "training heads"
 VALIDATIONS = 25  # in a training
 PREPARED_ROWS = 8192  # at most: 256 MB of neighbourhoods for each side and level
 
@@ -34,13 +35,12 @@ def train(
     pairs: Pairs,
     o: TrainingOptions,
     validate: Validate | None,
-    progress: Progress | None = None,
+    progress: Progress,
 ) -> Training:
     """Train in place; with validation, end with the weights of the best step."""
     steps = step_count(len(pairs.x), o.epochs, o.batch_size, o.max_steps)
     stopped = f"after {steps} steps"
-    progress = progress or Progress("Aligner", stages=1, show=o.progress)
-    progress.stage("training heads", steps)
+    progress.stage(TRAINING, steps)
     every = max(1, steps // VALIDATIONS)
     stream = training_batches(objective, pairs, o)
     lr = o.lr

@@ -438,6 +438,7 @@ class TestErrors:
         assert (aligner.layers_, aligner.dim, aligner.seed) == (("late", 0), 4, 3)
         assert (aligner.structure_weight, aligner.noise, aligner.head) == (20.0, 0, "linear")
         assert aligner.history_["weight"] == [20.0] * 3
+        assert aligner.stopped_ is None
         rows = {
             "x": [[0.191490039, 0.722124994, -0.664713919, -0.00475143595],
                   [-0.58381170, -0.464713663, -0.650383055, 0.142151340]],

@@ -15,6 +15,8 @@ from contract import normal
 from torch import Tensor
 
 import structure_reg as sr
+from structure_reg._progress import Progress
+from structure_reg.training import aligner as aligner_module
 from structure_reg.training import choice, rows
 from structure_reg.training.copies import copy_numbers
 from structure_reg.training.rows import Rows, mapped_file, rows_of
@@ -291,8 +293,17 @@ class TestWhatStopped:
     def test_a_closed_form_did_not_train(self, tmp_path: Path) -> None:
         aligner = Aligner(head="cca").fit(X, Y)
         assert aligner.stopped_ is None
+        assert aligner.history_["stopped"] is None
         aligner.save(tmp_path / "aligner.safetensors")
         assert sr.Aligner.load(tmp_path / "aligner.safetensors").stopped_ is None
+
+    def test_the_history_and_the_file_say_it_too(self, tmp_path: Path) -> None:
+        aligner = Aligner(max_steps=3).fit(X, Y)
+        aligner.save(tmp_path / "aligner.safetensors")
+        for again in (aligner, sr.Aligner.load(tmp_path / "aligner.safetensors")):
+            assert again.stopped_ == again.history_.stopped == "after 3 steps"
+            assert again.history_["stopped"] == again.history_.get("stopped") == "after 3 steps"
+            assert "stopped" not in list(again.history_)
 
     def test_it_is_silent_unless_asked(self, capfd: pytest.CaptureFixture[str]) -> None:
         Aligner().fit(X, Y)
@@ -308,3 +319,22 @@ class TestWhatStopped:
         assert bar.count("\n") == 1
         assert last in bar
         assert "100%" in bar
+
+    def test_the_bar_counts_the_search_for_layers_and_shrinkage(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: dict[str, int] = {}
+
+        class Counted(Progress):
+            def stage(self, name: str, steps: int | None = None) -> None:
+                self.name = name
+                super().stage(name, steps)
+
+            def step(self) -> None:
+                seen[self.name] = seen.get(self.name, 0) + 1
+                super().step()
+
+        monkeypatch.setattr(aligner_module, "Progress", Counted)
+        Aligner().fit([X, OTHER], Y)
+        assert seen["training heads"] == 4
+        assert 8 <= seen["choosing shrinkage"] <= seen["choosing layers"] / 2
