@@ -7,12 +7,13 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from structure_reg.evaluation.retrieval import retrieval
 from structure_reg.training.batches import Batch
 from structure_reg.training.data import HeldOut
 from structure_reg.training.objective import Objective
+from structure_reg.training.rows import Rows
 
 # From the share of STRUCTURE's weight at a step to a score; higher is better.
 Validate = Callable[[float], float]
@@ -24,11 +25,19 @@ def validator(objective: Objective, rows: HeldOut, monitor: str) -> Validate:
     @torch.no_grad()
     def validate(share: float) -> float:
         if monitor == "objective":
-            return -float(objective(Batch(rows.x, rows.y, rows.ids), share).total)
-        z_x, z_y = objective.head_x(rows.x), objective.head_y(rows.y)
+            return -float(objective(Batch(rows.x[:], rows.y[:], rows.ids), share).total)
+        z_x, z_y = mapped(objective.head_x, rows.x), mapped(objective.head_y, rows.y)
         return float(retrieval(z_x, z_y, ids=rows.ids, y_ids=rows.y_ids).mean_recall)
 
     return validate
+
+
+def mapped(head: nn.Module, x: Tensor | Rows) -> Tensor:
+    """What a head makes of all rows; those that are not held in memory are read in blocks."""
+    if isinstance(x, Rows):
+        return torch.cat([head(x[block]) for block in x.blocks()])
+    z: Tensor = head(x)
+    return z
 
 
 class Watch:

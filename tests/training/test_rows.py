@@ -197,12 +197,17 @@ class TestStreamed:
         with pytest.raises(ValueError, match="same number of rows, got 90 and 89"):
             Aligner().fit(X, Y[:-1])
 
-    def test_unpaired_rows_and_validation(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("monitor", ["recall", "objective"])
+    def test_unpaired_rows_and_validation(
+        self, monitor: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         others = {"unpaired": (X[:40], Y), "validation": (X[:20], Y[:20])}
-        expected = Aligner().fit(X, Y, **others).transform_x(X)
+        expected = Aligner(monitor=monitor).fit(X, Y, **others)
         monkeypatch.setattr(rows, "BUDGET", 0)
-        z = Aligner().fit(X, Y, **others).transform_x(X)
-        torch.testing.assert_close(z, expected, **EXACT)
+        with sr.tile_budget(1e-3):  # many blocks
+            found = Aligner(monitor=monitor).fit(X, Y, **others)
+        torch.testing.assert_close(found.transform_x(X), expected.transform_x(X), **EXACT)
+        assert found.history_["validation"] == pytest.approx(expected.history_["validation"])
 
     def test_copies_are_found_by_their_bits(self) -> None:
         x = torch.tensor([[0.0, 1.0], [2.0, 1.0], [-0.0, 1.0], [0.0, 2.0], [2.0, 1.0]])
