@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +10,9 @@ from torch import Tensor
 
 from structure_reg.training.choice import first_of_each
 from structure_reg.training.rows import Rows
+from structure_reg.training.together import gathered
+
+DIGEST = 16  # bytes
 
 
 def ids_of_copies(x: Tensor | Rows, y: Tensor | Rows) -> Tensor | None:
@@ -35,16 +37,15 @@ def copy_numbers(x: Tensor | Rows) -> Tensor:
 
 def numbers_by_hash(x: Rows) -> Tensor:
     """The same in order of first appearance, from 128 bits of each row: 16 bytes a row are held."""
-    bits = np.empty(len(x), "V16")
-    for block in x.blocks():
-        rows = (x[block] + 0.0).cpu().numpy()  # -0 + 0 = 0
-        bits[block] = np.frombuffer(b"".join(map(digest, rows)), bits.dtype)
+    own = x.own
+    of_own = b"".join(
+        blake2b(row, digest_size=DIGEST).digest()
+        for block in own.blocks()
+        for row in (own[block] + 0.0).cpu().numpy()  # -0 + 0 = 0
+    )
+    bits = np.frombuffer(b"".join(gathered(of_own, x.group)), f"V{DIGEST}")
     _, first, numbers = np.unique(bits, return_index=True, return_inverse=True)
     return torch.from_numpy(first.argsort().argsort()[numbers]).to(x.device)
-
-
-def digest(row: Any) -> bytes:
-    return blake2b(row, digest_size=16).digest()
 
 
 def different_rows(x: Tensor | Rows) -> Tensor:

@@ -18,6 +18,7 @@ from structure_reg.training.loop import TRAINING, Training, train
 from structure_reg.training.options import StartOptions, TrainingOptions
 from structure_reg.training.start import starting_objective
 from structure_reg.training.steps import step_count
+from structure_reg.training.together import of_first, weights_of_first
 from structure_reg.training.validation import validator
 
 LAYERS, SHRINKAGE, FITTING = "choosing layers", "choosing shrinkage", "fitting heads"
@@ -42,10 +43,11 @@ def fitted_heads(
     start: StartOptions,
     training: TrainingOptions,
     progress: Progress,
+    group: Any = None,
 ) -> tuple[Heads, Training]:
     """The heads, and what their training was like."""
     if not start.closed_form:
-        return trained_heads(pairs, validation, start, training, progress)
+        return trained_heads(pairs, validation, start, training, progress, group)
     progress.stage(FITTING)
     heads = closed_form_heads(pairs, start.head, start.dim)
     return heads, Training({}, None)
@@ -57,6 +59,7 @@ def trained_heads(
     start: StartOptions,
     training: TrainingOptions,
     progress: Progress,
+    group: Any = None,
 ) -> tuple[Heads, Training]:
     device = pairs.x.device
     # The global generator initialises the weights of modules; afterwards it is put back.
@@ -64,10 +67,12 @@ def trained_heads(
         torch.manual_seed(training.seed)
         progress.stage(SHRINKAGE)
         objective = starting_objective(pairs, start, training.batch_size)
+        weights_of_first(objective, group)
         validate = None
         if validation is not None:
-            validate = validator(objective, validation, training.monitor)
-        trained = train(objective, pairs, training, validate, progress)
-    if not all(weight.isfinite().all() for weight in objective.parameters()):
+            validate = validator(objective, validation, training.monitor, group)
+        trained = train(objective, pairs, training, validate, progress, group)
+    finite = all(bool(weight.isfinite().all()) for weight in objective.parameters())
+    if not of_first(finite, group):
         raise no_finite_heads()
     return (objective.head_x, objective.head_y), trained

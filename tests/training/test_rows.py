@@ -16,8 +16,7 @@ from torch import Tensor
 
 import structure_reg as sr
 from structure_reg._progress import Progress
-from structure_reg.training import aligner as aligner_module
-from structure_reg.training import choice, rows
+from structure_reg.training import aligning, choice, rows
 from structure_reg.training.copies import copy_numbers
 from structure_reg.training.rows import Rows, mapped_file, rows_of
 from structure_reg.training.steps import step_count
@@ -339,7 +338,7 @@ class TestWhatStopped:
                 seen[self.name] = seen.get(self.name, 0) + 1
                 super().step()
 
-        monkeypatch.setattr(aligner_module, "Progress", Counted)
+        monkeypatch.setattr(aligning, "Progress", Counted)
         Aligner().fit([X, OTHER], Y)
         assert seen["training heads"] == 4
         assert 8 <= seen["choosing shrinkage"] <= seen["choosing layers"] / 2
