@@ -273,7 +273,7 @@ class Aligner:
 
     @property
     def validation_history_(self) -> dict[str, list[float]]:
-        """Steps and scores of the validations."""
+        """Steps "validation_step" and scores "validation" of the validations."""
         return self.history_.validation
 
     @property
@@ -283,19 +283,19 @@ class Aligner:
 
     @property
     def heads_(self) -> Heads:
-        """Fitted heads of both sides."""
+        """Fitted heads in eval mode, for scaled columns; `modules_` is what to export."""
         side_x, side_y = self._sides
         return side_x.head, side_y.head
 
     @property
     def layers_(self) -> tuple[Any, Any]:
-        """Layer, or list of layers, of each side."""
+        """Name or position of the aligned layer of each side, or the list of those of a blend."""
         side_x, side_y = self._sides
         return side_x.layer, side_y.layer
 
     @property
     def modules_(self) -> tuple[Side, Side]:
-        """Fitted module of each side, from rows of the layer to the shared space."""
+        """Scaling, head and unit rows of each side as one module, to export or to serve."""
         return self._sides
 
     @own_state()
@@ -417,7 +417,7 @@ class Aligner:
 
     @own_state()
     def score(self, x: Features, y: Features, ids: Any = None, y_ids: Any = None) -> float:
-        """Return the mean of R@1, R@5 and R@10, from x to y and from y to x.
+        """Return the mean of the recalls at 1, 5 and 10, from x to y and from y to x.
 
         Parameters
         ----------
