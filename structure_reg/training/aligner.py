@@ -139,8 +139,9 @@ class Aligner:
     device : str or torch.device, optional
         Device to train on. None: the device of the features.
     progress : bool
-        Whether to show one progress bar on stderr over the whole fit, with the time that remains;
-        needs tqdm.
+        Whether to show one progress bar on stderr over the stages of the fit: layers, shrinkage,
+        training. The remaining time is that of all their steps at the rate of the latest ones, so
+        it is rough until training begins. Needs tqdm.
 
     Attributes
     ----------
@@ -162,11 +163,10 @@ class Aligner:
     validation_history_ : dict of lists
         For each validation "validation_step" and "validation", the score there. ``history_`` finds
         both names too. Empty for closed forms.
-
     stopped_ : str or None
         When or why training stopped: "after 200 steps", or "no better validation since step 40".
-        The logger "structure_reg" says so too, at level INFO. None for closed forms and after
-        :meth:`load`.
+        ``history_["stopped"]`` is the same, and the logger "structure_reg" says so at level INFO.
+        None for closed forms, and for files that versions up to 0.1.0 wrote.
 
     See Also
     --------
@@ -201,7 +201,6 @@ class Aligner:
 
     selection_: LayerSelection | None
     history_: History
-    stopped_: str | None
 
     def __init__(
         self,
@@ -290,6 +289,11 @@ class Aligner:
         return self.history_.validation
 
     @property
+    def stopped_(self) -> str | None:
+        """When or why training stopped."""
+        return self.history_.stopped
+
+    @property
     def heads_(self) -> Heads:
         """Fitted heads in eval mode, for scaled columns; `modules_` is what to export."""
         side_x, side_y = self._sides
@@ -373,7 +377,7 @@ class Aligner:
         if self.epochs is None and not self._gains_by_training(given):
             options["epochs"] = 0
         sides, self.selection_, trained = aligned(given, options, group)
-        self.history_, self.stopped_ = History(trained.history), trained.stopped
+        self.history_ = History(trained.history, trained.stopped)
         if is_first(group):
             LOGGER.info("Aligner.fit: stopped: %s", self.stopped_ or "closed form")
         self._sides = sides
@@ -480,7 +484,7 @@ class Aligner:
         """
         self._check_fitted("Aligner.save")
         options = {name: plain(getattr(self, name)) for name in STORED_OPTIONS}
-        write_aligner(path, AlignerFile(self._sides, options, self.history_.lists()))
+        write_aligner(path, AlignerFile(self._sides, options, self.history_))
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str | torch.device = "cpu") -> Aligner:
@@ -515,8 +519,8 @@ class Aligner:
         except (TypeError, ValueError, OverflowError) as error:
             got = f"options that it cannot have ({error})"
             raise no_heads_file("Aligner.load", path, got) from error
-        aligner._sides, aligner.selection_, aligner.stopped_ = stored.sides, None, None
-        aligner.history_ = History(stored.history)
+        aligner._sides, aligner.selection_ = stored.sides, None
+        aligner.history_ = stored.history
         aligner.layers = aligner.layers_
         return aligner
 

@@ -13,6 +13,7 @@ from structure_reg.training.closed_form import held_out_cca
 from structure_reg.training.inputs import joined
 from structure_reg.training.side import scaling_of
 
+CANDIDATES = 3  # as many blends as are compared at most, for a progress bar
 SAMPLE = 1000  # pairs that are enough to compare blends
 WORSE = 0.04  # a blend whose held-out loss is larger by this share has 1 / e of the weight
 RELEVANT = 0.1  # smaller weights count as none, so that no layer is asked for in vain

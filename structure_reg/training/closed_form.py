@@ -17,7 +17,7 @@ from structure_reg.heads.csa import fit_csa
 from structure_reg.heads.linear import LinearHead, linear_head
 from structure_reg.heads.moments import moments_of_columns
 from structure_reg.heads.procrustes import fit_procrustes, product_of_unit_rows
-from structure_reg.heads.ridge import fit_ridge, regression
+from structure_reg.heads.ridge import fit_ridge, regression, regression_heads
 from structure_reg.heads.ridge_selection import leave_one_out_ridge
 from structure_reg.heads.spectra import paired_directions
 from structure_reg.training.averaging import Member, averaged_heads
@@ -50,7 +50,7 @@ def ridge_heads(pairs: Pairs) -> Heads:
     r = regression("fit_ridge", pairs.moments, 1.0, standardise=False)
     rows: Any = pairs
     ridge = leave_one_out_ridge(r.S, r.VXY, r.y, rows)
-    return fit_ridge(pairs.moments, ridge=ridge, standardise=False)
+    return regression_heads(r._replace(ridge=ridge), pairs.moments.dtype)
 
 
 def csa_heads(pairs: Pairs, dim: int) -> Heads:

@@ -13,6 +13,7 @@ from torch import nn
 from structure_reg.heads._checks import no_heads_file
 from structure_reg.heads.file import UNREADABLE, read_heads, short, write_heads
 from structure_reg.training._checks import no_layer_text
+from structure_reg.training.history import History
 from structure_reg.training.options import StartOptions, TrainingOptions, field_names, plain
 from structure_reg.training.side import Side
 
@@ -26,7 +27,7 @@ class AlignerFile(NamedTuple):
 
     sides: tuple[Side, Side]
     options: dict[str, Any]
-    history: dict[str, list[float]]
+    history: History
 
 
 def write_aligner(path: str | PathLike[str], content: AlignerFile) -> None:
@@ -40,7 +41,8 @@ def write_aligner(path: str | PathLike[str], content: AlignerFile) -> None:
     texts = {
         "layers": json.dumps([layer_text(side.name, side.layer) for side in content.sides]),
         "options": json.dumps(options),
-        "history": json.dumps(content.history),
+        "history": json.dumps(content.history.lists()),
+        "stopped": json.dumps(content.history.stopped),
     }
     scaling = dict(zip(SCALING, (x.mean, x.factor, y.mean, y.factor), strict=True))
     write_heads("Aligner.save", FORMAT, path, (x.head, y.head), scaling, texts)
@@ -55,6 +57,7 @@ def read_aligner(path: str | PathLike[str], device: str | torch.device) -> Align
         layer_x, layer_y = map(layer_of_text, json.loads(texts["layers"]))
         options = dict[str, Any](json.loads(texts["options"]))
         history = dict[str, Any](json.loads(texts["history"]))
+        stopped = json.loads(texts.get("stopped", "null"))  # 0.1.0 wrote none
         mean_x, factor_x, mean_y, factor_y = (scaling[name] for name in SCALING)
     except UNREADABLE as error:
         got = f"a part that cannot be read ({short(error)})"
@@ -63,11 +66,12 @@ def read_aligner(path: str | PathLike[str], device: str | torch.device) -> Align
         Side("x", layer_x, mean_x, factor_x, head_x).eval(),
         Side("y", layer_y, mean_y, factor_y, head_y).eval(),
     )
-    for fault in (*map(misfit, sides), unequal_widths(head_x, head_y), unreadable(history)):
+    faults = (unequal_widths(head_x, head_y), unreadable(history), no_reason(stopped))
+    for fault in (*map(misfit, sides), *faults):
         if fault is not None:
             raise no_heads_file(function, path, fault)
     # 0.1.0 had no noise.
-    return AlignerFile(sides, {"noise": 0.0} | options, history)
+    return AlignerFile(sides, {"noise": 0.0} | options, History(history, stopped))
 
 
 def layer_text(side: str, layer: Any) -> Any:
@@ -116,3 +120,7 @@ def unreadable(history: Mapping[str, Any]) -> str | None:
         if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
             return f"a history whose {short(name)} is no list of numbers"
     return None
+
+
+def no_reason(stopped: Any) -> str | None:
+    return None if stopped is None or isinstance(stopped, str) else "a stop that is no text"

@@ -19,6 +19,7 @@ from structure_reg.training.sharing import backward
 from structure_reg.training.steps import step_count
 from structure_reg.training.validation import Validate, Watch
 
+TRAINING = "training heads"
 VALIDATIONS = 25  # in a training
 PREPARED_ROWS = 8192  # at most: 256 MB of neighbourhoods for each side and level
 
@@ -35,7 +36,7 @@ def train(
     pairs: Pairs,
     o: TrainingOptions,
     validate: Validate | None,
-    progress: Progress | None = None,
+    progress: Progress,
     group: Any = None,
 ) -> Training:
     """Train in place; with validation, end with the weights of the best step."""
@@ -43,8 +44,7 @@ def train(
     stopped = f"after {steps} steps"
     if steps == 0:
         return Training({}, stopped)
-    progress = progress or Progress("Aligner", stages=1, show=o.progress)
-    progress.stage("training heads", steps)
+    progress.stage(TRAINING, steps)
     every = max(1, steps // VALIDATIONS)
     stream = training_batches(objective, pairs, o)
     lr = o.lr

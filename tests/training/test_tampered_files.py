@@ -97,6 +97,8 @@ def test_layers_named_by_tuples_come_back(files: dict[str, Path]) -> None:
         ({"history": '{"contrastive": ["a"]}'}, "a history whose contrastive is no list"),
         ({"history": '{"contrastive": [true]}'}, "a history whose contrastive is no list"),
         ({"history": "[1]"}, "a part that cannot be read"),
+        ({"stopped": "3"}, "a stop that is no text"),
+        ({"stopped": "after"}, "a part that cannot be read"),
         ({"layers": "[1]"}, "a part that cannot be read"),
         ({"layers": "[1, 2, 3]"}, "a part that cannot be read"),
         ({"layers": "[{}, 2]"}, "a part that cannot be read"),
