@@ -172,7 +172,7 @@ def test_mixing_weights_are_beta(alpha: float) -> None:
         ({"levels": True}, TypeError, "levels to be an integer"),
         ({"structure_weight": -1.0}, ValueError, "structure_weight >= 0"),
         ({"temperature": 0.0}, ValueError, "temperature > 0"),
-        ({"epochs": -1}, ValueError, "epochs >= 0"),
+        ({"epochs": 0}, ValueError, "epochs >= 1"),
         ({"seed": 0.5}, TypeError, "seed to be an integer"),
         ({"head": torch.nn.Linear}, TypeError, "head to be a string"),
     ],
