@@ -46,7 +46,8 @@ class Aligner:
     r"""Heads that bring the features of two frozen encoders into one space.
 
     .. math:: \min \; L(z_x, z_y; s)
-              + \lambda \, \tfrac12 \bigl( R(g_x(x), z_x) + R(g_y(y), z_y) \bigr),
+              + \lambda \, \tfrac12 \bigl( R(g_x(x), z_x) + R(g_y(y), z_y) \bigr)
+              + \alpha \, T(z_u, z_v; g_x(u), g_y(v)),
               \qquad z_x = f_x(x), \; z_y = f_y(y)
 
     with a contrastive loss L of the pairs and STRUCTURE R of each side. By default, each side is a
@@ -54,7 +55,9 @@ class Aligner:
     best; a canonical correlation analysis g, whose ridges are chosen on
     held-out pairs, finds the directions that both sides share; the heads f start from it, and
     STRUCTURE preserves the neighbourhoods of the frozen features in these directions. Gaussian
-    noise on x and y shows both terms rows around the training pairs.
+    noise on x and y shows both terms rows around the training pairs. Unpaired rows u and v, where
+    there are any, add the transport term T, which is :func:`klot_loss`: the heads keep the plan by
+    which g matches the rows of u with those of v.
 
     The constructor only stores its arguments; :meth:`fit` checks them. An Aligner is an estimator
     of scikit-learn, although it does not import it: ``clone``, ``cross_val_score`` and
@@ -82,6 +85,11 @@ class Aligner:
         Weight :math:`\lambda \ge 0` of STRUCTURE, on the mean of both sides as in the authors'
         release; the paper's formula has the sum, and so half the weight. With 0, training is
         purely contrastive, without noise.
+    unpaired_weight : float
+        Weight :math:`\alpha \ge 0` of :func:`klot_loss` on the unpaired rows of :meth:`fit`, with
+        the CCA of the pairs as its teacher. Each step sees at most 1024 unpaired rows of each side,
+        and no more than `batch_size`. No effect without unpaired rows, or with a single row of a
+        side.
     keep : {"shared", "frozen"}
         Neighbourhoods that STRUCTURE preserves: those of the frozen features in the directions that
         both sides share, or those of the frozen features as they are, as in the paper (g is then
@@ -156,7 +164,8 @@ class Aligner:
     selection_ : LayerSelection or None
         Report of the layer selection, unless the layers were given or there was one a side.
     history_ : dict of lists
-        For each step "contrastive", "structure" (without its weight), "logit_scale" and "weight".
+        For each step "contrastive", "structure" and "transport" (without their weights),
+        "logit_scale" and "weight".
         The lists have the same length, so ``pandas.DataFrame(aligner.history_)`` is a table. Empty
         for closed forms.
     validation_history_ : dict of lists
@@ -210,6 +219,7 @@ class Aligner:
         layers: Any = "blend",
         dim: int = 512,
         structure_weight: float = 50.0,
+        unpaired_weight: float = 1.0,
         keep: str = "shared",
         structure: nn.Module | None = None,
         contrastive: nn.Module | None = None,
@@ -233,6 +243,7 @@ class Aligner:
     ) -> None:
         self.head, self.layers, self.dim = head, layers, dim
         self.structure_weight, self.keep, self.structure = structure_weight, keep, structure
+        self.unpaired_weight = unpaired_weight
         self.contrastive, self.start, self.standardise = contrastive, start, standardise
         self.epochs, self.max_steps, self.batch_size, self.lr = epochs, max_steps, batch_size, lr
         self.lr_schedule, self.weight_decay, self.warmup = lr_schedule, weight_decay, warmup
@@ -336,7 +347,8 @@ class Aligner:
             best on them. Closed forms ignore them.
         unpaired : tuple, optional
             Rows of x and rows of y without a partner, with the same layers; their numbers may
-            differ. They join the neighbourhoods that STRUCTURE preserves. Closed forms ignore them.
+            differ. They add the transport term, see `unpaired_weight`, and join the neighbourhoods
+            that STRUCTURE preserves. Closed forms ignore them.
 
         Returns
         -------

@@ -13,7 +13,17 @@ from structure_reg.losses.frozen import FrozenStructure
 from structure_reg.training.augmentation import Augmentation
 from structure_reg.training.rows import Rows
 
+TRANSPORTED = 1024  # unpaired rows of each side in a step; time grows with their square
+
 Unpaired = tuple[Tensor | Rows, Tensor | Rows]  # rows of x and rows of y that have no partner
+
+
+class Teacher(NamedTuple):
+    """Unpaired rows under the teacher of KLOT, with the potentials of their plan."""
+
+    x: Tensor
+    y: Tensor
+    potentials: Tensor
 
 
 class Pairs(NamedTuple):
@@ -34,6 +44,7 @@ class Batch(NamedTuple):
     ids: Tensor | None
     frozen: tuple[FrozenStructure, FrozenStructure] | None = None  # neighbourhoods of x and y
     unpaired: tuple[Tensor, Tensor] | None = None
+    teacher: Teacher | None = None  # of unpaired rows that every step sees
 
 
 def batches(
@@ -42,6 +53,7 @@ def batches(
     augmentation: Augmentation,
     frozen: tuple[FrozenStructure, FrozenStructure] | None,
     generator: torch.Generator,
+    teacher: Teacher | None = None,
 ) -> Iterator[Batch]:
     """All pairs, or shuffled batches of them without the last one if it is not full."""
     for rows in batch_rows(len(pairs.x), batch_size, generator):
@@ -52,7 +64,8 @@ def batches(
             rows = rows.to(pairs.x.device)
             x, y, ids = pairs.x[rows], pairs.y[rows], None if ids is None else ids[rows]
         x, y = augmentation(x, y)
-        yield Batch(x, y, ids, frozen, sample(pairs.unpaired, batch_size, generator))
+        unpaired = sample(pairs.unpaired, batch_size, generator)
+        yield Batch(x, y, ids, frozen, unpaired, teacher)
 
 
 def batch_rows(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor | None]:
@@ -69,11 +82,18 @@ def batch_rows(n: int, batch_size: int, generator: torch.Generator) -> Iterator[
 def sample(
     unpaired: Unpaired | None, batch_size: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor] | None:
-    """As many unpaired rows as a batch has, at random from each side."""
+    """As many unpaired rows as a batch has, at random from each side, or all in their order."""
     if unpaired is None:
         return None
+    if come_whole(unpaired, batch_size):
+        return unpaired[0][:], unpaired[1][:]
     x, y = (
         rows[torch.randperm(len(rows), generator=generator)[:batch_size].to(rows.device)]
         for rows in unpaired
     )
     return x, y
+
+
+def come_whole(unpaired: Unpaired, batch_size: int) -> bool:
+    """Whether every step sees all unpaired rows of both sides."""
+    return max(map(len, unpaired)) <= min(batch_size, TRANSPORTED)

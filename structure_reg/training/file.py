@@ -66,8 +66,8 @@ def read_aligner(path: str | PathLike[str], device: str | torch.device) -> Align
     for fault in (*map(misfit, sides), unequal_widths(head_x, head_y), unreadable(history)):
         if fault is not None:
             raise no_heads_file(function, path, fault)
-    # 0.1.0 had no noise.
-    return AlignerFile(sides, {"noise": 0.0} | options, history)
+    # 0.1.0 had no noise and no term of unpaired rows.
+    return AlignerFile(sides, {"noise": 0.0, "unpaired_weight": 0.0} | options, history)
 
 
 def layer_text(side: str, layer: Any) -> Any:

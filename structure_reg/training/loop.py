@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from structure_reg._progress import Progress
 from structure_reg.training.augmentation import Augmentation
-from structure_reg.training.batches import Batch, Pairs, batches
+from structure_reg.training.batches import Batch, Pairs, batches, come_whole
 from structure_reg.training.learning_rate import find_learning_rate, optimizer_of
 from structure_reg.training.objective import Objective
 from structure_reg.training.options import TrainingOptions
@@ -69,6 +69,7 @@ def train(
         history.add(
             contrastive=terms.contrastive,
             structure=terms.structure,
+            transport=terms.transport,
             logit_scale=scale,
             weight=objective.weight * share,
         )
@@ -90,7 +91,10 @@ def training_batches(objective: Objective, pairs: Pairs, o: TrainingOptions) -> 
     every_step_alike = len(x) <= o.batch_size and augmentation.is_identity
     if every_step_alike and pairs.unpaired is None and len(x) <= PREPARED_ROWS:
         frozen = objective.prepared(x[:], y[:])
-    return batches(pairs, o.batch_size, augmentation, frozen, generator)
+    teacher, unpaired = None, pairs.unpaired
+    if objective.transport and unpaired is not None and come_whole(unpaired, o.batch_size):
+        teacher = objective.transport.teacher(unpaired[0][:], unpaired[1][:])
+    return batches(pairs, o.batch_size, augmentation, frozen, generator, teacher)
 
 
 def noise_deviations(pairs: Pairs, noise: float) -> tuple[Tensor, Tensor]:

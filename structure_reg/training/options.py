@@ -40,6 +40,7 @@ class StartOptions:
     structure: nn.Module | None
     contrastive: nn.Module | None
     structure_weight: float
+    unpaired_weight: float
     logit_scale: float | None
     standardise: bool
 
@@ -56,6 +57,7 @@ class StartOptions:
         check_module("structure", self.structure)
         check_module("contrastive", self.contrastive)
         check_number(FUNCTION, "structure_weight", self.structure_weight, least=0.0)
+        check_number(FUNCTION, "unpaired_weight", self.unpaired_weight, least=0.0)
         check_number_or_none("logit_scale", self.logit_scale, above=0.0)
         check_flag(FUNCTION, "standardise", self.standardise)
 

@@ -15,6 +15,7 @@ from structure_reg.training.options import StartOptions
 from structure_reg.training.perplexity import at_perplexity, spread
 from structure_reg.training.rows import Rows
 from structure_reg.training.trained_heads import WITH_LINEAR_START, heads_at, random_heads
+from structure_reg.training.transport import Transport, have_plans
 
 
 def starting_objective(pairs: Pairs, o: StartOptions, batch_size: int) -> Objective:
@@ -22,8 +23,9 @@ def starting_objective(pairs: Pairs, o: StartOptions, batch_size: int) -> Object
     x, y = pairs.x, pairs.y
     linear_start = o.start == "cca" and o.head in WITH_LINEAR_START
     shared_reference = o.structure_weight > 0 and o.keep == "shared"
+    transports = o.unpaired_weight > 0 and have_plans(pairs.unpaired)
     g = None
-    if linear_start or shared_reference:
+    if linear_start or shared_reference or transports:
         g = canonical_map(pairs, shared_width(o.dim, x, y))
     if g is not None and linear_start:
         heads, logit_scale = heads_at(o.head, g.g_x, g.g_y), g.logit_scale
@@ -36,6 +38,7 @@ def starting_objective(pairs: Pairs, o: StartOptions, batch_size: int) -> Object
         o.structure_weight,
         logit_scale if o.logit_scale is None else o.logit_scale,
         learn_scale=o.logit_scale is None,
+        transport=Transport(g.g_x, g.g_y, o.unpaired_weight) if g and transports else None,
     )
     return objective.to(x.device, torch.float32)
 
