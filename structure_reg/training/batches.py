@@ -13,8 +13,6 @@ from structure_reg.losses.frozen import FrozenStructure
 from structure_reg.training.augmentation import Augmentation
 from structure_reg.training.rows import Rows
 
-TRANSPORTED = 1024  # unpaired rows of each side in a step; time grows with their square
-
 Unpaired = tuple[Tensor | Rows, Tensor | Rows]  # rows of x and rows of y that have no partner
 
 
@@ -54,6 +52,7 @@ def batches(
     frozen: tuple[FrozenStructure, FrozenStructure] | None,
     generator: torch.Generator,
     teacher: Teacher | None = None,
+    unpaired_rows: int = 0,
 ) -> Iterator[Batch]:
     """All pairs, or shuffled batches of them without the last one if it is not full."""
     for rows in batch_rows(len(pairs.x), batch_size, generator):
@@ -64,7 +63,7 @@ def batches(
             rows = rows.to(pairs.x.device)
             x, y, ids = pairs.x[rows], pairs.y[rows], None if ids is None else ids[rows]
         x, y = augmentation(x, y)
-        unpaired = sample(pairs.unpaired, batch_size, generator)
+        unpaired = sample(pairs.unpaired, unpaired_rows, generator)
         yield Batch(x, y, ids, frozen, unpaired, teacher)
 
 
@@ -80,20 +79,15 @@ def batch_rows(n: int, batch_size: int, generator: torch.Generator) -> Iterator[
 
 
 def sample(
-    unpaired: Unpaired | None, batch_size: int, generator: torch.Generator
+    unpaired: Unpaired | None, most: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor] | None:
-    """As many unpaired rows as a batch has, at random from each side, or all in their order."""
+    """All unpaired rows of a side in their order, or as many as there may be, at random."""
     if unpaired is None:
         return None
-    if come_whole(unpaired, batch_size):
-        return unpaired[0][:], unpaired[1][:]
     x, y = (
-        rows[torch.randperm(len(rows), generator=generator)[:batch_size].to(rows.device)]
+        rows[:]
+        if len(rows) <= most
+        else rows[torch.randperm(len(rows), generator=generator)[:most].to(rows.device)]
         for rows in unpaired
     )
     return x, y
-
-
-def come_whole(unpaired: Unpaired, batch_size: int) -> bool:
-    """Whether every step sees all unpaired rows of both sides."""
-    return max(map(len, unpaired)) <= min(batch_size, TRANSPORTED)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from structure_reg._progress import Progress
 from structure_reg.training.augmentation import Augmentation
-from structure_reg.training.batches import Batch, Pairs, batches, come_whole
+from structure_reg.training.batches import Batch, Pairs, batches
 from structure_reg.training.learning_rate import find_learning_rate, optimizer_of
 from structure_reg.training.objective import Objective
 from structure_reg.training.options import TrainingOptions
@@ -19,6 +19,7 @@ from structure_reg.training.steps import step_count
 from structure_reg.training.validation import Validate, Watch
 
 VALIDATIONS = 25  # in a training
+TRANSPORTED = 1024  # unpaired rows of each side in a step; time grows with their square
 PREPARED_ROWS = 8192  # at most: 256 MB of neighbourhoods for each side and level
 
 
@@ -91,10 +92,13 @@ def training_batches(objective: Objective, pairs: Pairs, o: TrainingOptions) -> 
     every_step_alike = len(x) <= o.batch_size and augmentation.is_identity
     if every_step_alike and pairs.unpaired is None and len(x) <= PREPARED_ROWS:
         frozen = objective.prepared(x[:], y[:])
-    teacher, unpaired = None, pairs.unpaired
-    if objective.transport and unpaired is not None and come_whole(unpaired, o.batch_size):
-        teacher = objective.transport.teacher(unpaired[0][:], unpaired[1][:])
-    return batches(pairs, o.batch_size, augmentation, frozen, generator, teacher)
+    teacher, most = None, o.batch_size
+    if pairs.unpaired is not None and objective.transport is not None:
+        u, v = pairs.unpaired
+        most = min(most, TRANSPORTED)
+        if len(u) <= most and len(v) <= most:
+            teacher = objective.transport.prepared(u[:], v[:])
+    return batches(pairs, o.batch_size, augmentation, frozen, generator, teacher, most)
 
 
 def noise_deviations(pairs: Pairs, noise: float) -> tuple[Tensor, Tensor]:

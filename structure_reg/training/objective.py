@@ -16,6 +16,8 @@ from structure_reg.training.batches import Batch
 from structure_reg.training.closed_form import Heads
 from structure_reg.training.transport import Transport
 
+Anchors = tuple[Tensor, Tensor]  # frozen and aligned rows
+
 LOG_MAX_SCALE = math.log(MAX_LOGIT_SCALE)
 
 
@@ -40,7 +42,7 @@ class SideStructure(nn.Module):
         self,
         x: Tensor | FrozenStructure,
         z: Tensor,
-        anchors: tuple[Tensor, Tensor] | None = None,
+        anchors: Anchors | None = None,
     ) -> Tensor:
         """R of a batch; `x` and the first of `anchors` are frozen features before the map g."""
         frozen = x if isinstance(x, FrozenStructure) else self.reference(x)
@@ -105,20 +107,25 @@ class Objective(nn.Module):
         bias = (self.bias,) if isinstance(self.contrastive, SigLipLoss) else ()
         L = self.contrastive(z_x, z_y, scale, *bias, ids=batch.ids)
         total, R, T = L, torch.zeros_like(L), torch.zeros_like(L)
-        R_x, R_y, transport = self.structure_x, self.structure_y, self.transport
-        anchors_x = anchors_y = None
-        if batch.unpaired is not None and not (R_x is None and transport is None):
-            u, v = batch.unpaired
-            z_u, z_v = self.head_x(u), self.head_y(v)
-            anchors_x, anchors_y = (u, z_u), (v, z_v)
-            if transport is not None:
-                T = transport((u, v), (z_u, z_v), batch.teacher)
-                total = total + transport.weight * T
-        if R_x is not None and R_y is not None:
+        if self.structure_x is not None and self.structure_y is not None:
             frozen_x, frozen_y = batch.frozen or (batch.x, batch.y)
-            R = R_x(frozen_x, z_x, anchors_x) / 2 + R_y(frozen_y, z_y, anchors_y) / 2
+            anchors_x, anchors_y = self.anchors(batch)
+            R_x = self.structure_x(frozen_x, z_x, anchors_x)
+            R_y = self.structure_y(frozen_y, z_y, anchors_y)
+            R = R_x / 2 + R_y / 2
             total = total + self.weight * share * R
+        if self.transport is not None and batch.unpaired is not None:
+            u, v = batch.unpaired
+            T = self.transport(self.head_x(u), self.head_y(v), batch.teacher or batch.unpaired)
+            total = total + self.transport.weight * T
         return Terms(total, L, R, T)
+
+    def anchors(self, batch: Batch) -> tuple[Anchors | None, Anchors | None]:
+        """Unpaired rows of both sides with their images, for STRUCTURE if they have no own term."""
+        if batch.unpaired is None or self.transport is not None:
+            return None, None
+        u, v = batch.unpaired
+        return (u, self.head_x(u)), (v, self.head_y(v))
 
     def prepared(self, x: Tensor, y: Tensor) -> tuple[FrozenStructure, FrozenStructure] | None:
         """Prepare the neighbourhoods of both sides, if both can be."""

@@ -13,15 +13,14 @@ import torch
 from torch import Tensor, nn
 
 import structure_reg as sr
-from structure_reg.training import batches, rows, transport
+from structure_reg.training import loop, rows
 from structure_reg.training.batches import Batch, Pairs, Unpaired, sample
 from structure_reg.training.objective import Objective
 from structure_reg.training.options import checked_options
 from structure_reg.training.start import starting_objective
-from structure_reg.training.transport import OPTIONS
+from structure_reg.training.transport import PLANS
 
 Aligner = partial(sr.Aligner, epochs=8, dim=16)
-PLAN = {"epsilon": OPTIONS.epsilon, "iterations": OPTIONS.iterations}
 
 
 def related(n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -62,7 +61,7 @@ class TestTerm:
         options = {"head": head, "start": "random", "standardise": False, "lr": 1e-30}
         aligner = Aligner(**options, epochs=1).fit(X, Y, unpaired=(U, V))
         z_u, z_v = (f(z) for f, z in zip(aligner.heads_, (U, V), strict=True))
-        expected = oracles.klot_loss(*doubles(z_u, z_v), *teacher_rows())
+        expected = oracles.klot_loss(*doubles(z_u, z_v), *teacher_rows(), **PLANS._asdict())
         assert expected > 0.05
         assert aligner.history_["transport"] == pytest.approx([expected], rel=1e-4)
 
@@ -70,19 +69,18 @@ class TestTerm:
     def test_gradient_is_that_of_its_formula(self, structure_weight: float) -> None:
         weight = 3.0
         objective = objective_of(unpaired_weight=weight, structure_weight=structure_weight)
-        without = objective_of(unpaired_weight=0.0, structure_weight=structure_weight)
-        batch, trained = Batch(X, Y, None, unpaired=(U, V)), ("head_x.weight", "head_y.weight")
-        grads = []
-        for each in (objective, without):
-            each(batch, 1.0).total.backward()
-            grads.append([each.get_parameter(name).grad for name in trained])
+        weights = [objective.head_x.weight, objective.head_y.weight]
+        grads = [
+            torch.autograd.grad(objective(Batch(X, Y, None, unpaired=rows_), 1.0).total, weights)
+            for rows_ in ((U, V), None)
+        ]
         # dL/dK = (P - P*) / ε with cosines K.
         heads = [each.double() for each in (objective.head_x, objective.head_y)]
         z_u, z_v = (f(z.double()) for f, z in zip(heads, (U, V), strict=True))
-        P = oracles.entropic_plan(*doubles(z_u, z_v), **PLAN)
-        Q = oracles.entropic_plan(*teacher_rows(), **PLAN)
+        P = oracles.entropic_plan(*doubles(z_u, z_v), PLANS.epsilon, PLANS.iterations)
+        Q = oracles.entropic_plan(*teacher_rows(), PLANS.teacher_epsilon, PLANS.iterations)
         K = nn.functional.normalize(z_u) @ nn.functional.normalize(z_v).T
-        slope = (torch.from_numpy(P - Q) * K).sum() / OPTIONS.epsilon
+        slope = (torch.from_numpy(P - Q) * K).sum() / PLANS.epsilon
         expected = torch.autograd.grad(slope, [head.weight for head in heads])
         for with_term, plain, part in zip(*grads, expected, strict=True):
             difference = (with_term - plain).double()
@@ -94,17 +92,21 @@ class TestTerm:
         expected = terms.contrastive + 25 * terms.structure + 3 * terms.transport
         torch.testing.assert_close(terms.total, expected)
 
-    def test_the_start_has_the_plan_of_its_teacher(self) -> None:
-        history = Aligner(epochs=30, lr=1e-3).fit(X, Y, unpaired=(U, V)).history_
-        assert history["transport"][0] == pytest.approx(0, abs=1e-6)
-        assert history["transport"][-1] > 1e-5
+    def test_a_weight_brings_the_plan_to_that_of_the_teacher(self) -> None:
+        def term(weight: float) -> float:
+            options = {"structure_weight": 0.0, "unpaired_weight": weight, "epochs": 60}
+            aligner = Aligner(**options, lr=3e-3, standardise=False).fit(X, Y, unpaired=(U, V))
+            z = doubles(aligner.transform_x(U), aligner.transform_y(V))
+            return oracles.klot_loss(*z, *teacher_rows(), **PLANS._asdict())
+
+        assert term(100.0) < 0.5 * term(0.0)
 
     def test_a_plan_that_was_prepared_is_the_same(self) -> None:
         objective = objective_of()
         term, batch = objective.transport, Batch(X, Y, None, unpaired=(U, V))
         assert term is not None
         plain = objective(batch, 1.0).transport
-        prepared = objective(batch._replace(teacher=term.teacher(U, V)), 1.0).transport
+        prepared = objective(batch._replace(teacher=term.prepared(U, V)), 1.0).transport
         torch.testing.assert_close(prepared, plain, rtol=1e-6, atol=0)
 
     def test_weight_zero_is_without_it(self) -> None:
@@ -132,28 +134,37 @@ class TestRows:
         )
         torch.testing.assert_close(same, z, rtol=0, atol=1e-4)
 
-    def test_few_come_whole_and_more_are_drawn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_few_come_whole_and_more_are_drawn(self) -> None:
         generator = torch.Generator().manual_seed(0)
-        whole = sample((U, V), 4096, generator)
-        assert whole is not None
-        assert torch.equal(whole[0], U)
-        assert torch.equal(whole[1], V)
-        monkeypatch.setattr(batches, "TRANSPORTED", 45)
-        first, second = (sample((U, V), 4096, generator) for _ in range(2))
+        first, second = (sample((U, V), 45, generator) for _ in range(2))
         assert first is not None
         assert second is not None
         assert not torch.equal(first[0], second[0])
-        for drawn, rows_ in zip(first, (U, V), strict=True):
-            assert torch.equal(drawn.unique(dim=0), rows_.unique(dim=0))
+        distinct = torch.cat([U, first[0]]).unique(dim=0)
+        assert (len(first[0]), len(distinct)) == (45, 50)
+        assert torch.equal(first[1], V)
 
-    def test_steps_see_as_many_as_they_can_afford(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        objective = objective_of(structure_weight=0.0)
-        monkeypatch.setattr(transport, "TRANSPORTED", 30)
-        of_all, of_few = (
-            objective(Batch(X, Y, None, unpaired=unpaired), 1.0).transport
-            for unpaired in ((U, V), (U[:30], V[:30]))
-        )
-        assert of_all == of_few
+    @pytest.mark.parametrize(("most", "batch_size"), [(30, 4096), (4096, 30)])
+    def test_steps_see_as_many_as_they_can_afford(
+        self, monkeypatch: pytest.MonkeyPatch, most: int, batch_size: int
+    ) -> None:
+        monkeypatch.setattr(loop, "TRANSPORTED", most)
+        start, training = checked_options(Aligner(batch_size=batch_size).get_params())
+        pairs = Pairs(X, Y, None, (U, V))
+        objective = starting_objective(pairs, start, training.batch_size)
+        stream = loop.training_batches(objective, pairs, training)
+        for batch in (next(stream), next(stream)):
+            assert batch.unpaired is not None
+            assert [len(z) for z in batch.unpaired] == [30, 30]
+            assert batch.teacher is None
+
+    def test_few_have_their_plan_prepared(self) -> None:
+        start, training = checked_options(Aligner().get_params())
+        pairs = Pairs(X, Y, None, (U, V))
+        objective = starting_objective(pairs, start, training.batch_size)
+        batch = next(loop.training_batches(objective, pairs, training))
+        assert batch.teacher is not None
+        assert batch.teacher.potentials.shape == (2, len(V))
 
     def test_they_may_be_streamed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         expected = Aligner().fit(X, Y, unpaired=(U, V)).transform_x(NEW_X)
