@@ -56,8 +56,8 @@ class Aligner:
     held-out pairs, finds the directions that both sides share; the heads f start from it, and
     STRUCTURE preserves the neighbourhoods of the frozen features in these directions. Gaussian
     noise on x and y shows both terms rows around the training pairs. Unpaired rows u and v, where
-    there are any, add the transport term T, which is :func:`klot_loss`: the heads keep the plan by
-    which g matches the rows of u with those of v.
+    there are any, add the transport term T, which is :func:`klot_loss`: the heads learn to match
+    the rows of u with those of v as g does, with more confidence.
 
     The constructor only stores its arguments; :meth:`fit` checks them. An Aligner is an estimator
     of scikit-learn, although it does not import it: ``clone``, ``cross_val_score`` and
@@ -86,19 +86,20 @@ class Aligner:
         release; the paper's formula has the sum, and so half the weight. With 0, training is
         purely contrastive, without noise.
     unpaired_weight : float
-        Weight :math:`\alpha \ge 0` of :func:`klot_loss` on the unpaired rows of :meth:`fit`, with
-        the CCA of the pairs as its teacher. Each step sees at most 1024 unpaired rows of each side,
-        and no more than `batch_size`. No effect without unpaired rows, or with a single row of a
-        side.
+        Weight :math:`\alpha \ge 0` of :func:`klot_loss` on the unpaired rows of :meth:`fit`. Its
+        teacher is the CCA of the pairs, its `epsilon` is 0.1 and its `teacher_epsilon` 0.05. Each
+        step sees at most 1024 unpaired rows of each side, and no more than `batch_size`. With 0, or
+        if one side has a single row, the unpaired rows join the neighbourhoods that STRUCTURE
+        preserves instead, as in the paper.
     keep : {"shared", "frozen"}
         Neighbourhoods that STRUCTURE preserves: those of the frozen features in the directions that
         both sides share, or those of the frozen features as they are, as in the paper (g is then
         the identity). The study in the documentation compares the two.
     structure : nn.Module, optional
         Replacement for STRUCTURE, called as ``structure(frozen, aligned)``, and with ``anchors=``
-        when there are unpaired rows. None: :class:`StructureLoss`, at the temperature that gives
-        each side a perplexity of 40, or of a third of the rows of a batch if that is less, but at
-        least 1.5 if a batch has 3 rows or more. Copies of a row count once.
+        when unpaired rows join its neighbourhoods. None: :class:`StructureLoss`, at the temperature
+        that gives each side a perplexity of 40, or of a third of the rows of a batch if that is
+        less, but at least 1.5 if a batch has 3 rows or more. Copies of a row count once.
     contrastive : nn.Module, optional
         Contrastive loss, called as ``contrastive(z_x, z_y, logit_scale, ids=ids)``;
         :class:`SigLipLoss` also receives its bias. None: :class:`ClipLoss`.
@@ -347,8 +348,8 @@ class Aligner:
             best on them. Closed forms ignore them.
         unpaired : tuple, optional
             Rows of x and rows of y without a partner, with the same layers; their numbers may
-            differ. They add the transport term, see `unpaired_weight`, and join the neighbourhoods
-            that STRUCTURE preserves. Closed forms ignore them.
+            differ, and the two sides may be of different items. `unpaired_weight` says how they
+            are used. Closed forms ignore them.
 
         Returns
         -------

@@ -32,6 +32,17 @@ def related(n: int, seed: int) -> tuple[Tensor, Tensor]:
     return x, y
 
 
+def of_kinds(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Pairs of items that lie close to one of a hundred points in twelve dimensions."""
+    g = torch.Generator().manual_seed(99)
+    maps = torch.randn(12, 20, generator=g), torch.randn(12, 14, generator=g)
+    kinds = torch.randn(100, 12, generator=g)
+    g = torch.Generator().manual_seed(seed)
+    shared = kinds[torch.randint(100, (n,), generator=g)] + 0.05 * torch.randn(n, 12, generator=g)
+    x, y = (shared @ W + 0.7 * torch.randn(n, W.shape[1], generator=g) for W in maps)
+    return x, y
+
+
 X, Y = related(120, seed=0)
 NEW_X, NEW_Y = related(60, seed=1)
 U, V = related(50, seed=2)[0], related(40, seed=3)[1]  # of different items
@@ -118,6 +129,13 @@ class TestTerm:
     def test_a_single_row_has_one_plan(self, unpaired: Unpaired) -> None:
         assert objective_of(unpaired).transport is None
 
+    def test_rows_with_their_own_term_are_no_anchors(self) -> None:
+        batch = Batch(X, Y, None, unpaired=(U, V))
+        with_rows, without = (objective_of()(b, 1.0) for b in (batch, Batch(X, Y, None)))
+        assert torch.equal(with_rows.structure, without.structure)
+        anchored = objective_of(unpaired_weight=0.0)(batch, 1.0)
+        assert not torch.equal(anchored.structure, without.structure)
+
     def test_weights_of_a_teacher_stay(self) -> None:
         objective = objective_of()
         assert objective.transport is not None
@@ -178,6 +196,23 @@ class TestRows:
 
 
 class TestAligner:
+    @pytest.mark.parametrize("same", [False, True])
+    def test_unpaired_rows_pay(self, same: bool) -> None:
+        """Few pairs of items that come in kinds; the unpaired rows are of the same items or not."""
+        gains = []
+        for seed in range(2):
+            x, y = of_kinds(16, seed)
+            u, v = of_kinds(300, 100 + seed)
+            if not same:
+                v = of_kinds(300, 200 + seed)[1]
+            new = of_kinds(100, 300 + seed)
+            alone, paid = (
+                sr.Aligner(epochs=60, lr=1e-3).fit(x, y, unpaired=unpaired).score(*new)
+                for unpaired in (None, (u, v))
+            )
+            gains.append(paid / alone - 1)
+        assert sum(gains) / 2 > 0.01
+
     def test_the_weight_comes_back_from_a_file(self, tmp_path: Path) -> None:
         aligner = Aligner(unpaired_weight=2.0).fit(X, Y, unpaired=(U, V))
         aligner.save(tmp_path / "aligner.safetensors")
