@@ -160,6 +160,9 @@ class Varied(nn.Module):
                 R = R + structure_loss(P, A, anchors=of_side, **options) / 2
         return Terms(L + self.weight * share * R, L, R, torch.zeros_like(L))
 
+    def follow(self) -> None:
+        """No teacher follows the heads."""
+
     def prepared(self, x: Tensor, y: Tensor) -> None:
         """Prepare nothing: rows differ from step to step."""
 

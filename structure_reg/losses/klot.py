@@ -179,20 +179,15 @@ def tiled_loss(
     teacher_y: Tensor,
     options: Regularisation,
     group: Any,
-    teacher_potentials: Tensor | None = None,
 ) -> Tensor:
-    """The loss from tiles of both plans, this process's x against the y of all processes.
-
-    A teacher of the same rows in every step has the same potentials, (2, m), in every step.
-    """
+    """The loss from tiles of both plans, this process's x against the y of all processes."""
     y, teacher_y = gather_rows(y, group), gather_rows(teacher_y, group)  # (m, d), (m, d*)
     epsilon, teacher_epsilon, iterations = options
-    if teacher_potentials is None:
-        teacher_potentials = column_potentials(
-            teacher_x, teacher_y, teacher_epsilon, iterations, group
-        )
     potentials = torch.stack(
-        [column_potentials(x, y, epsilon, iterations, group), teacher_potentials]
+        [
+            column_potentials(x, y, epsilon, iterations, group),
+            column_potentials(teacher_x, teacher_y, teacher_epsilon, iterations, group),
+        ]
     )
     scales = torch.stack(
         [scalar_tensor(1 / e, y.dtype, y.device) for e in (epsilon, teacher_epsilon)]

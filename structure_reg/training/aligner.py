@@ -47,7 +47,7 @@ class Aligner:
 
     .. math:: \min \; L(z_x, z_y; s)
               + \lambda \, \tfrac12 \bigl( R(g_x(x), z_x) + R(g_y(y), z_y) \bigr)
-              + \alpha \, T(z_u, z_v; g_x(u), g_y(v)),
+              + \alpha \, T(z_u, z_v; h_x(u), h_y(v)),
               \qquad z_x = f_x(x), \; z_y = f_y(y)
 
     with a contrastive loss L of the pairs and STRUCTURE R of each side. By default, each side is a
@@ -57,7 +57,8 @@ class Aligner:
     STRUCTURE preserves the neighbourhoods of the frozen features in these directions. Gaussian
     noise on x and y shows both terms rows around the training pairs. Unpaired rows u and v, where
     there are any, add the transport term T, which is :func:`klot_loss`: the heads learn to match
-    the rows of u with those of v as g does, with more confidence.
+    the rows of u with those of v as a teacher h does, with more confidence. The teacher is a moving
+    average of the heads, from their start.
 
     The constructor only stores its arguments; :meth:`fit` checks them. An Aligner is an estimator
     of scikit-learn, although it does not import it: ``clone``, ``cross_val_score`` and
@@ -86,8 +87,9 @@ class Aligner:
         release; the paper's formula has the sum, and so half the weight. With 0, training is
         purely contrastive, without noise.
     unpaired_weight : float
-        Weight :math:`\alpha \ge 0` of :func:`klot_loss` on the unpaired rows of :meth:`fit`. Its
-        teacher is the CCA of the pairs, its `epsilon` is 0.1 and its `teacher_epsilon` 0.05. Each
+        Weight :math:`\alpha \ge 0` of :func:`klot_loss` on the unpaired rows of :meth:`fit`, with
+        `epsilon` 0.1 and `teacher_epsilon` 0.05. Its teacher is a moving average of the heads from
+        their CCA start, or a fixed CCA of the pairs for heads with random initial weights. Each
         step sees at most 1024 unpaired rows of each side, and no more than `batch_size`. With 0, or
         if one side has a single row, the unpaired rows join the neighbourhoods that STRUCTURE
         preserves instead, as in the paper.
@@ -220,7 +222,7 @@ class Aligner:
         layers: Any = "blend",
         dim: int = 512,
         structure_weight: float = 50.0,
-        unpaired_weight: float = 1.0,
+        unpaired_weight: float = 0.3,
         keep: str = "shared",
         structure: nn.Module | None = None,
         contrastive: nn.Module | None = None,

@@ -16,14 +16,6 @@ from structure_reg.training.rows import Rows
 Unpaired = tuple[Tensor | Rows, Tensor | Rows]  # rows of x and rows of y that have no partner
 
 
-class Teacher(NamedTuple):
-    """Unpaired rows under the teacher of KLOT, with the potentials of their plan."""
-
-    x: Tensor
-    y: Tensor
-    potentials: Tensor
-
-
 class Pairs(NamedTuple):
     """The training data."""
 
@@ -42,7 +34,6 @@ class Batch(NamedTuple):
     ids: Tensor | None
     frozen: tuple[FrozenStructure, FrozenStructure] | None = None  # neighbourhoods of x and y
     unpaired: tuple[Tensor, Tensor] | None = None
-    teacher: Teacher | None = None  # of unpaired rows that every step sees
 
 
 def batches(
@@ -51,7 +42,6 @@ def batches(
     augmentation: Augmentation,
     frozen: tuple[FrozenStructure, FrozenStructure] | None,
     generator: torch.Generator,
-    teacher: Teacher | None = None,
     unpaired_rows: int = 0,
 ) -> Iterator[Batch]:
     """All pairs, or shuffled batches of them without the last one if it is not full."""
@@ -64,7 +54,7 @@ def batches(
             x, y, ids = pairs.x[rows], pairs.y[rows], None if ids is None else ids[rows]
         x, y = augmentation(x, y)
         unpaired = sample(pairs.unpaired, unpaired_rows, generator)
-        yield Batch(x, y, ids, frozen, unpaired, teacher)
+        yield Batch(x, y, ids, frozen, unpaired)
 
 
 def batch_rows(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor | None]:

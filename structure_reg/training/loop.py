@@ -67,6 +67,7 @@ def train(
         terms.total.backward()
         nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
         optimizer.step()
+        objective.follow()
         history.add(
             contrastive=terms.contrastive,
             structure=terms.structure,
@@ -92,13 +93,8 @@ def training_batches(objective: Objective, pairs: Pairs, o: TrainingOptions) -> 
     every_step_alike = len(x) <= o.batch_size and augmentation.is_identity
     if every_step_alike and pairs.unpaired is None and len(x) <= PREPARED_ROWS:
         frozen = objective.prepared(x[:], y[:])
-    teacher, most = None, o.batch_size
-    if pairs.unpaired is not None and objective.transport is not None:
-        u, v = pairs.unpaired
-        most = min(most, TRANSPORTED)
-        if len(u) <= most and len(v) <= most:
-            teacher = objective.transport.prepared(u[:], v[:])
-    return batches(pairs, o.batch_size, augmentation, frozen, generator, teacher, most)
+    most = o.batch_size if objective.transport is None else min(o.batch_size, TRANSPORTED)
+    return batches(pairs, o.batch_size, augmentation, frozen, generator, most)
 
 
 def noise_deviations(pairs: Pairs, noise: float) -> tuple[Tensor, Tensor]:

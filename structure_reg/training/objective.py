@@ -66,7 +66,7 @@ class Objective(nn.Module):
     r"""The two heads and the scale of the cosines, with the terms they are trained on.
 
     .. math:: L(z_x, z_y; s) + \lambda_t \tfrac12 \bigl( R(g_x(x), z_x) + R(g_y(y), z_y) \bigr)
-              + \alpha \operatorname{KLOT}(u, v)
+              + \alpha \operatorname{KLOT}(z_u, z_v)
 
     with fixed maps g: the identity, or the directions that both sides share. The last term is of
     unpaired rows, where there are some.
@@ -116,7 +116,7 @@ class Objective(nn.Module):
             total = total + self.weight * share * R
         if self.transport is not None and batch.unpaired is not None:
             u, v = batch.unpaired
-            T = self.transport(self.head_x(u), self.head_y(v), batch.teacher or batch.unpaired)
+            T = self.transport(u, v, (self.head_x, self.head_y))
             total = total + self.transport.weight * T
         return Terms(total, L, R, T)
 
@@ -126,6 +126,11 @@ class Objective(nn.Module):
             return None, None
         u, v = batch.unpaired
         return (u, self.head_x(u)), (v, self.head_y(v))
+
+    def follow(self) -> None:
+        """Let the teacher of the unpaired rows follow the heads, after a step."""
+        if self.transport is not None:
+            self.transport.follow((self.head_x, self.head_y))
 
     def prepared(self, x: Tensor, y: Tensor) -> tuple[FrozenStructure, FrozenStructure] | None:
         """Prepare the neighbourhoods of both sides, if both can be."""

@@ -1,44 +1,62 @@
-"""KLOT of unpaired rows: the heads match them as the map that was fitted to the pairs does."""
+"""KLOT of unpaired rows, whose teacher follows the heads."""
 
 from __future__ import annotations
+
+from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from structure_reg._kernels.sinkhorn import column_potentials
-from structure_reg._precision import full_precision
-from structure_reg.losses.klot import Regularisation, tiled_loss
-from structure_reg.training.batches import Teacher, Unpaired
+from structure_reg.losses.klot import klot_loss
+from structure_reg.training.batches import Unpaired
+from structure_reg.training.closed_form import Heads
 
-# The teacher's plan is the sharper one: heads that reach it are surer than their teacher. Of equal
-# ε the gain on folds was half of this, and with a softer teacher the term loses.
-PLANS = Regularisation(epsilon=0.1, teacher_epsilon=0.05, iterations=20)
+# Found on folds of two sets. The teacher's plan is the sharper one, so that the heads become surer;
+# with equal ε the gain was half of this, and with a softer teacher the term lost.
+EPSILON, TEACHER_EPSILON, ITERATIONS = 0.1, 0.05, 20
+DECAY = 0.95  # of the teacher's weights, in a step
+
+
+class Teacher(NamedTuple):
+    """The maps that a transport plan comes from."""
+
+    g: Heads
+    follows: bool  # whether they begin as the heads, and follow them
 
 
 class Transport(nn.Module):
-    r"""KLOT(f_x(u), f_y(v); g_x(u), g_y(v)) of unpaired rows, with a fixed map g as the teacher."""
+    r"""KLOT(f_x(u), f_y(v); g_x(u), g_y(v)) of unpaired rows, without its weight.
 
-    def __init__(self, g_x: nn.Module, g_y: nn.Module, weight: float) -> None:
+    A teacher that follows is a moving average of the heads: Tarvainen & Valpola, "Mean Teachers are
+    Better Role Models", NeurIPS 2017. A fixed one would hold the heads at their start.
+    """
+
+    def __init__(self, teacher: Teacher, weight: float) -> None:
         super().__init__()
-        self.g_x, self.g_y = g_x.requires_grad_(False), g_y.requires_grad_(False)
-        self.weight = weight
+        self.g_x, self.g_y = (g.requires_grad_(False) for g in teacher.g)
+        self.follows, self.weight = teacher.follows, weight
 
-    def forward(self, z_u: Tensor, z_v: Tensor, teacher: Teacher | tuple[Tensor, Tensor]) -> Tensor:
-        """The term of aligned rows; u and v, where their teacher is not prepared, are frozen."""
-        if not isinstance(teacher, Teacher):
-            teacher = self.prepared(*teacher)
-        with full_precision(z_u.device):
-            return tiled_loss(z_u, z_v, teacher.x, teacher.y, PLANS, None, teacher.potentials)
+    def forward(self, u: Tensor, v: Tensor, heads: Heads) -> Tensor:
+        """The term of frozen rows of both sides."""
+        f_x, f_y = heads
+        return klot_loss(
+            f_x(u),
+            f_y(v),
+            self.g_x(u),
+            self.g_y(v),
+            epsilon=EPSILON,
+            teacher_epsilon=TEACHER_EPSILON,
+            iterations=ITERATIONS,
+        )
 
     @torch.no_grad()
-    def prepared(self, u: Tensor, v: Tensor) -> Teacher:
-        """Compute the teacher's plan of frozen rows."""
-        t_x, t_y = self.g_x(u), self.g_y(v)
-        with full_precision(u.device):
-            potentials = column_potentials(
-                t_x, t_y, PLANS.teacher_epsilon, PLANS.iterations, group=None
-            )
-        return Teacher(t_x, t_y, potentials)
+    def follow(self, heads: Heads) -> None:
+        """Move the teacher towards the heads, after a step."""
+        if self.follows:
+            own = chain(self.g_x.parameters(), self.g_y.parameters())
+            for g, f in zip(own, chain(*(head.parameters() for head in heads)), strict=True):
+                g.lerp_(f, 1 - DECAY)
 
 
 def have_plans(unpaired: Unpaired | None) -> bool:

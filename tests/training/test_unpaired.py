@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from structure_reg.training.batches import Batch, Pairs, Unpaired, sample
 from structure_reg.training.objective import Objective
 from structure_reg.training.options import checked_options
 from structure_reg.training.start import starting_objective
-from structure_reg.training.transport import PLANS
+from structure_reg.training.transport import DECAY, EPSILON, ITERATIONS, TEACHER_EPSILON
 
 Aligner = partial(sr.Aligner, epochs=8, dim=16)
+PLANS = {"epsilon": EPSILON, "teacher_epsilon": TEACHER_EPSILON, "iterations": ITERATIONS}
 
 
 def related(n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -72,7 +74,7 @@ class TestTerm:
         options = {"head": head, "start": "random", "standardise": False, "lr": 1e-30}
         aligner = Aligner(**options, epochs=1).fit(X, Y, unpaired=(U, V))
         z_u, z_v = (f(z) for f, z in zip(aligner.heads_, (U, V), strict=True))
-        expected = oracles.klot_loss(*doubles(z_u, z_v), *teacher_rows(), **PLANS._asdict())
+        expected = oracles.klot_loss(*doubles(z_u, z_v), *teacher_rows(), **PLANS)
         assert expected > 0.05
         assert aligner.history_["transport"] == pytest.approx([expected], rel=1e-4)
 
@@ -88,10 +90,10 @@ class TestTerm:
         # dL/dK = (P - P*) / ε with cosines K.
         heads = [each.double() for each in (objective.head_x, objective.head_y)]
         z_u, z_v = (f(z.double()) for f, z in zip(heads, (U, V), strict=True))
-        P = oracles.entropic_plan(*doubles(z_u, z_v), PLANS.epsilon, PLANS.iterations)
-        Q = oracles.entropic_plan(*teacher_rows(), PLANS.teacher_epsilon, PLANS.iterations)
+        P = oracles.entropic_plan(*doubles(z_u, z_v), EPSILON, ITERATIONS)
+        Q = oracles.entropic_plan(*teacher_rows(), TEACHER_EPSILON, ITERATIONS)
         K = nn.functional.normalize(z_u) @ nn.functional.normalize(z_v).T
-        slope = (torch.from_numpy(P - Q) * K).sum() / PLANS.epsilon
+        slope = (torch.from_numpy(P - Q) * K).sum() / EPSILON
         expected = torch.autograd.grad(slope, [head.weight for head in heads])
         for with_term, plain, part in zip(*grads, expected, strict=True):
             difference = (with_term - plain).double()
@@ -105,20 +107,48 @@ class TestTerm:
 
     def test_a_weight_brings_the_plan_to_that_of_the_teacher(self) -> None:
         def term(weight: float) -> float:
-            options = {"structure_weight": 0.0, "unpaired_weight": weight, "epochs": 60}
-            aligner = Aligner(**options, lr=3e-3, standardise=False).fit(X, Y, unpaired=(U, V))
+            options = {
+                "structure_weight": 0.0,
+                "unpaired_weight": weight,
+                "epochs": 60,
+                "start": "random",
+            }
+            aligner = Aligner(**options, epochs=60, lr=3e-3, standardise=False).fit(
+                X, Y, unpaired=(U, V)
+            )
             z = doubles(aligner.transform_x(U), aligner.transform_y(V))
-            return oracles.klot_loss(*z, *teacher_rows(), **PLANS._asdict())
+            return oracles.klot_loss(*z, *teacher_rows(), **PLANS)
 
         assert term(100.0) < 0.5 * term(0.0)
 
-    def test_a_plan_that_was_prepared_is_the_same(self) -> None:
-        objective = objective_of()
-        term, batch = objective.transport, Batch(X, Y, None, unpaired=(U, V))
+    @pytest.mark.parametrize("head", ["linear", "residual", "mlp"])
+    def test_a_teacher_is_a_moving_average_of_the_heads(self, head: str) -> None:
+        start, training = checked_options(Aligner(head=head, epochs=2).get_params())
+        pairs = Pairs(X, Y, None, (U, V))
+        objective = starting_objective(pairs, start, training.batch_size)
+        term = objective.transport
         assert term is not None
-        plain = objective(batch, 1.0).transport
-        prepared = objective(batch._replace(teacher=term.prepared(U, V)), 1.0).transport
-        torch.testing.assert_close(prepared, plain, rtol=1e-6, atol=0)
+        seen = [[p.detach().clone() for p in objective.head_x.parameters()]]
+        stepped, follow = objective.head_x, objective.follow
+
+        def note() -> None:
+            seen.append([p.detach().clone() for p in stepped.parameters()])
+            follow()
+
+        objective.follow = note  # type: ignore[method-assign]
+        loop.train(objective, pairs, training, None)
+        for own, first, second, third in zip(term.g_x.parameters(), *seen, strict=True):
+            expected = DECAY * (DECAY * first + (1 - DECAY) * second) + (1 - DECAY) * third
+            torch.testing.assert_close(own, expected)
+            assert not torch.equal(first, third)
+
+    def test_a_teacher_of_random_heads_stays(self) -> None:
+        objective = objective_of()
+        term = objective.transport
+        assert term is not None
+        before = copy.deepcopy(term.state_dict())
+        objective.follow()
+        assert all(torch.equal(before[name], p) for name, p in term.state_dict().items())
 
     def test_weight_zero_is_without_it(self) -> None:
         assert objective_of(unpaired_weight=0.0).transport is None
@@ -174,15 +204,6 @@ class TestRows:
         for batch in (next(stream), next(stream)):
             assert batch.unpaired is not None
             assert [len(z) for z in batch.unpaired] == [30, 30]
-            assert batch.teacher is None
-
-    def test_few_have_their_plan_prepared(self) -> None:
-        start, training = checked_options(Aligner().get_params())
-        pairs = Pairs(X, Y, None, (U, V))
-        objective = starting_objective(pairs, start, training.batch_size)
-        batch = next(loop.training_batches(objective, pairs, training))
-        assert batch.teacher is not None
-        assert batch.teacher.potentials.shape == (2, len(V))
 
     def test_they_may_be_streamed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         expected = Aligner().fit(X, Y, unpaired=(U, V)).transform_x(NEW_X)
