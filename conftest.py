@@ -1,4 +1,4 @@
-"""One thread, and what every doctest may use without importing it: torch, and the public names."""
+"""One thread, and the imports that the reference pages state for the examples of docstrings."""
 
 from typing import Any
 

@@ -13,6 +13,7 @@ inside functions, because some builds of PyTorch lack them.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -69,6 +70,8 @@ def widths_over_processes(function: str, widths: tuple[int, int], group: Any) ->
 
 def sum_over_processes(value: Tensor, group: Any) -> Tensor:
     """The sum on every process, without gradient; `value` is left as it is."""
+    if group is None:
+        return value
     total = value.clone()
     dist.all_reduce(total, group=group)
     return total
@@ -90,6 +93,21 @@ def gather_rows(x: Tensor, group: Any) -> Tensor:
         return x
     gathered: Tensor = _GatherRows.apply(x, group)  # type: ignore[no-untyped-call]
     return gathered
+
+
+def gather_uneven_rows(x: Tensor, counts: Sequence[int], group: Any) -> Tensor:
+    """The rows of all processes in rank order, of which each has its own number; no gradient."""
+    everywhere = x.new_empty(sum(counts), *x.shape[1:])
+    parts = torch.split(everywhere, list(counts))
+    parts[dist.get_rank(group)].copy_(x)
+    sent = [
+        dist.broadcast(part, dist.get_global_rank(group, r), group=group, async_op=True)
+        for r, part in enumerate(parts)
+        if len(part)
+    ]
+    for work in sent:
+        work.wait()
+    return everywhere
 
 
 def gather_ids(ids: Tensor | None, group: Any) -> Tensor | None:

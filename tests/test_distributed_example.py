@@ -1,41 +1,19 @@
-"""The example under torchrun: DDP and FSDP2 on two processes train as one process does."""
+"""The examples under torchrun: two processes train and fit as one process does."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from processes import LOOPBACK
+from torchrun import run
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "distributed.py"
-
-
-# On loopback, whatever the name of the machine resolves to.
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1")
-STARTS = 3  # torchrun looks for a free port, which another process may take before it is used
+import structure_reg as sr
 
 
-def run(*launcher: str) -> str:
-    """What the example prints; where it fails, the error shows what it wrote."""
-    for _ in range(STARTS):
-        done = subprocess.run(
-            [sys.executable, *launcher, str(EXAMPLE)],
-            env=os.environ | {"GLOO_SOCKET_IFNAME": LOOPBACK, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        if done.returncode == 0:
-            return done.stdout
-    raise AssertionError(done.stderr)
-
-
-def losses(*launcher: str) -> dict[str, list[str]]:
+def losses(processes: int) -> dict[str, list[str]]:
     """Lines of losses by the name in front of them."""
     by_name: dict[str, list[str]] = {}
-    for name, line in (line.split(maxsplit=1) for line in run(*launcher).splitlines()):
+    lines = run("distributed.py", processes=processes).splitlines()
+    for name, line in (line.split(maxsplit=1) for line in lines):
         by_name.setdefault(name, []).append(line)
     return by_name
 
@@ -43,7 +21,18 @@ def losses(*launcher: str) -> dict[str, list[str]]:
 @pytest.mark.slow
 @pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="there FSDP2 needs a GPU")
 def test_ddp_and_fsdp2_train_as_one_process_does():
-    two = losses(*TORCHRUN, "--nproc-per-node=2")
-    one = losses()
+    two, one = losses(2), losses(1)
     assert len(one["single"]) == 3
     assert two == {"ddp": one["single"], "fsdp2": one["single"]}
+
+
+@pytest.mark.slow
+def test_shards_of_two_processes_give_the_heads_of_one(tmp_path: Path):
+    heads = []
+    for processes in (1, 2):
+        path = tmp_path / "new" / f"{processes}.safetensors"
+        printed = run("sharded_fit.py", "--epochs", "5", "--output", str(path), processes=processes)
+        assert printed.startswith("recall on 447 unseen pairs: 0.")
+        heads.append([side.head.weight for side in sr.Aligner.load(path).modules_])
+    for of_one, of_two in zip(*heads, strict=True):
+        torch.testing.assert_close(of_one, of_two, rtol=0.0, atol=1e-5)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from structure_reg import Aligner
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -27,6 +29,12 @@ def run(cwd: Path, script: str, *options: str) -> str:
     return result.stdout
 
 
+def test_one_call(tmp_path: Path) -> None:
+    printed = run(tmp_path, "examples/one_call.py", "--epochs", "1", "--output", "new/model")
+    assert "image to text: R@1" in printed
+    assert Aligner.load(tmp_path / "new/model").layers_
+
+
 @pytest.mark.parametrize("image", ["image_dino", "image_effnet"])
 def test_quickstart(image: str, tmp_path: Path) -> None:
     picture = tmp_path / "new" / "quickstart.png"
@@ -36,6 +44,12 @@ def test_quickstart(image: str, tmp_path: Path) -> None:
     assert "selected" in printed
     assert "+ STRUCTURE" in printed
     assert "ridge" in printed
+
+
+def test_quickstart_with_the_recommended_settings(tmp_path: Path) -> None:
+    short = ("--shared", "--seeds", "1", "--steps", "2", "--output", "quickstart.png")
+    printed = run(tmp_path, "examples/quickstart.py", *short)
+    assert "has 40 effective neighbours in images and 40 in texts" in printed
 
 
 def test_choose_layers(tmp_path: Path) -> None:

@@ -129,10 +129,28 @@ def test_public_names_are_documented() -> None:
             assert not missing, f"{name} lacks {missing}"
 
 
-def test_every_public_name_is_in_the_reference() -> None:
-    reference = (Path(__file__).parents[1] / "docs/reference.md").read_text()
-    missing = [n for n in sr.__all__ if f":: {n}\n" not in reference]
-    assert not missing
+def test_every_public_name_is_on_the_reference_page_of_its_room() -> None:
+    pages = sorted((Path(__file__).parents[1] / "docs/reference").glob("*.md"))
+    listed = {p.stem: re.findall(r"^\.\. auto\w+:: (\w+)$", p.read_text(), re.M) for p in pages}
+    assert sorted(name for names in listed.values() for name in names) == sorted(sr.__all__)
+    for room, names in listed.items():
+        for name in set(names) - {"tile_budget"}:  # a foundation, shown with the losses
+            assert getattr(sr, name).__module__.split(".")[1] == room, name
+
+
+@pytest.mark.parametrize("name", [n for n in sr.__all__ if isinstance(getattr(sr, n), type)])
+def test_the_reference_describes_every_attribute_of_a_class(name: str) -> None:
+    """Sphinx shows members with a docstring; the docstring of the class lists the fields."""
+    kind = getattr(sr, name)
+    doc = inspect.getdoc(kind) or ""
+    members = [n for n in vars(kind) if n[0] != "_" and n != "extra_repr"]
+    fields = {*getattr(kind, "_fields", ()), *getattr(kind, "__dataclass_fields__", ())}
+    fields |= {n for n in inspect.get_annotations(kind) if n.endswith("_")}  # set by `fit`
+    named = re.findall(r"^([\w, ]+)(?: :|$)", doc, re.M)
+    listed = {n.strip() for names in named for n in names.split(",")}
+    for member in fields.union(members):
+        own = inspect.getdoc(vars(kind).get(member)) if member not in fields else None
+        assert own or member in listed, f"{name}.{member}"
 
 
 def test_version_is_that_of_the_installed_package() -> None:

@@ -15,12 +15,24 @@ from clip_art import pairs
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from structure_reg import clip_loss, neighbourhood_overlap, retrieval, structure_loss
+from structure_reg import (
+    clip_loss,
+    fit_cca,
+    neighbourhood_overlap,
+    retrieval,
+    structure_loss,
+    temperature_for_perplexity,
+)
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--epochs", type=int, default=40)
 parser.add_argument("--batch", type=int, default=256)
 args = parser.parse_args()
+
+# %% Once: the directions that both sides share, and temperatures for the rows of a batch
+x, y, ids = pairs("train")
+g_x, g_y = fit_cca(x, y)
+t_x, t_y = (temperature_for_perplexity(z[: args.batch], 40) for z in (g_x(x), g_y(y)))
 
 
 # %% The loop. A batch contains the frozen features x and y; without the `if` this is CLIP.
@@ -38,8 +50,8 @@ def train(weight: float) -> nn.ModuleList:
             loss = clip_loss(z_x, z_y, log_scale.exp(), ids=ids)
             if weight:  # the added term
                 loss = loss + weight * (
-                    structure_loss(x, z_x, temperature=0.2)
-                    + structure_loss(y, z_y, temperature=0.2)
+                    structure_loss(g_x(x), z_x, temperature=t_x)
+                    + structure_loss(g_y(y), z_y, temperature=t_y)
                 )
             optimizer.zero_grad()
             loss.backward()
@@ -52,7 +64,7 @@ x, y, ids = pairs("test")
 _, first = torch.unique(ids, return_inverse=True)
 texts = torch.tensor([int((first == i).nonzero()[0]) for i in range(int(first.max()) + 1)])
 print(f"{'':18}{'mean recall':>12}{'neighbours kept: images':>26}{'texts':>8}")
-for name, weight in (("CLIP", 0.0), ("CLIP + STRUCTURE", 5.0)):
+for name, weight in (("CLIP", 0.0), ("CLIP + STRUCTURE", 25.0)):
     head_x, head_y = train(weight)
     z_x, z_y = head_x(x), head_y(y)
     found = retrieval(z_x, z_y[texts], ids=ids, y_ids=ids[texts]).mean_recall

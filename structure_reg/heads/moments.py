@@ -164,13 +164,15 @@ class PairMoments:
         d_x, d_y = widths_over_processes(name, (d_x, d_y), group)
         empty = torch.empty(1, d_x + d_y, dtype=torch.float64)
         mean, M = self._state(name, empty[:, :d_x], empty[:, d_x:])
-        n = sum_over_processes(mean.new_tensor([self.n]), group)
+        own = mean.new_tensor([self.n, self.dtype == torch.float64])
+        n, wide = sum_over_processes(own, group)
         common = sum_over_processes(self.n * mean, group) / n
         delta = mean - common
         M.addr_(delta, delta, alpha=self.n)
         self._M = sum_over_processes(M, group)
         self._mean = common
         self.n = int(n)
+        self.dtype = torch.float64 if wide else torch.float32
         return self
 
     @property

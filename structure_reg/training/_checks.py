@@ -20,7 +20,7 @@ def check_matrix(function: str, name: str, x: Tensor) -> None:
         )
 
 
-def check_id_count(function: str, ids: Tensor, x: Sized) -> None:
+def check_id_count(function: str, ids: Sized, x: Sized) -> None:
     if len(ids) != len(x):
         raise ValueError(f"{function}: expected {len(x)} ids, one for each pair, got {len(ids)}")
 
@@ -226,3 +226,43 @@ def no_fit(function: str) -> RuntimeError:
 
 def no_matrix(head: nn.Module) -> TypeError:
     return TypeError(f"Side.matrix: expected a linear head, got {type(head).__name__}")
+
+
+def check_same(function: str, name: str, values: Sequence[Any]) -> None:
+    """Refuse what differs between processes; `values` are in rank order."""
+    for value in values:
+        if value != values[0]:
+            raise ValueError(
+                f"{function}: expected the same {name} on every process, "
+                f"got {values[0]} and {value}"
+            )
+
+
+def check_shard_rows(
+    function: str, name: str, counts: Sequence[int], others: Sequence[int]
+) -> None:
+    if counts != others:
+        raise ValueError(
+            f"{function}: expected {name} with the same number of rows on each process, "
+            f"got {counts} and {others}"
+        )
+
+
+def check_backend(function: str, device: torch.device, group: Any) -> None:
+    backends = torch.distributed.get_backend_config(group)  # "cpu:gloo,cuda:nccl"
+    if device.type not in {backend.partition(":")[0] for backend in backends.split(",")}:
+        raise ValueError(
+            f"{function}: expected a group with a backend for {device.type}, where the rows are, "
+            f"got {backends}"
+        )
+
+
+def no_success(rank: int, kind: str, message: str) -> Exception:
+    """What one process met, as every process of the group says it."""
+    kinds = {"TypeError": TypeError, "ValueError": ValueError}
+    if kind in kinds:
+        return kinds[kind](f"{message}, on process {rank}")
+    return RuntimeError(
+        f"Aligner.fit: expected all processes to read their rows, got {kind} on process {rank}: "
+        f"{message}"
+    )

@@ -10,34 +10,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from structure_reg._progress import Progress
 from structure_reg.evaluation.retrieval import retrieval
 from structure_reg.heads._checks import no_heads_file
 from structure_reg.layers.report import LayerSelection
-from structure_reg.training._checks import (
-    check_device_name,
-    check_layer_choice,
-    no_fit,
-)
-from structure_reg.training.choice import choose_layers
+from structure_reg.training._checks import no_fit
+from structure_reg.training.aligning import aligned
 from structure_reg.training.closed_form import Heads
-from structure_reg.training.copies import ids_of_copies
-from structure_reg.training.data import held_out, with_others
+from structure_reg.training.data import held_out
 from structure_reg.training.estimator import changed_options, options_of, set_options, tags
 from structure_reg.training.file import STORED_OPTIONS, AlignerFile, read_aligner, write_aligner
-from structure_reg.training.fitting import fitted_heads
+from structure_reg.training.given import Given
 from structure_reg.training.history import History
-from structure_reg.training.inputs import (
-    Features,
-    as_given,
-    as_ids,
-    layer_of,
-    layers_of_blend,
-)
+from structure_reg.training.inputs import Features, as_given, layer_of, layers_of_blend
 from structure_reg.training.options import checked_options, plain
-from structure_reg.training.pairs import pairs_at_once, scaled_pairs
 from structure_reg.training.side import Side, mapped_rows
 from structure_reg.training.state import own_state
+from structure_reg.training.together import group_of, is_first
 
 LOGGER = logging.getLogger("structure_reg")
 
@@ -300,24 +288,24 @@ class Aligner:
 
     @property
     def validation_history_(self) -> dict[str, list[float]]:
-        """Steps and scores of the validations."""
+        """Steps "validation_step" and scores "validation" of the validations."""
         return self.history_.validation
 
     @property
     def heads_(self) -> Heads:
-        """Fitted heads of both sides."""
+        """Fitted heads in eval mode, for scaled columns; `modules_` is what to export."""
         side_x, side_y = self._sides
         return side_x.head, side_y.head
 
     @property
     def layers_(self) -> tuple[Any, Any]:
-        """Layer, or list of layers, of each side."""
+        """Name or position of the aligned layer of each side, or the list of those of a blend."""
         side_x, side_y = self._sides
         return side_x.layer, side_y.layer
 
     @property
     def modules_(self) -> tuple[Side, Side]:
-        """Fitted module of each side, from rows of the layer to the shared space."""
+        """Scaling, head and unit rows of each side as one module, to export or to serve."""
         return self._sides
 
     @own_state()
@@ -329,8 +317,14 @@ class Aligner:
         ids: Any = None,
         validation: Any = None,
         unpaired: Any = None,
+        group: Any = "world",
     ) -> Aligner:
         """Select the layers, and fit the heads to the pairs.
+
+        If `torch.distributed` is initialised, every process of the group has to call this method,
+        each with its own share of the pairs. Each ends with the heads that a single process would
+        fit to the pairs of all processes, joined in rank order. The other methods involve only the
+        process that calls them.
 
         Parameters
         ----------
@@ -352,6 +346,15 @@ class Aligner:
             Rows of x and rows of y without a partner, with the same layers; their numbers may
             differ, and the two sides may be of different items. `unpaired_weight` says how they
             are used. Closed forms ignore them.
+        group : {"world"}, torch.distributed.ProcessGroup or None
+            Processes that fit together. "world": all processes if `torch.distributed` is
+            initialised, otherwise this one alone. A group has to contain this process. Every
+            process passes the same options, and its own pairs, ids, validation and unpaired rows,
+            any number of each, possibly none; n >= 8 counts the pairs of all processes. They divide
+            the work of each batch if the heads (without dropout) and losses are those of this
+            library and the batch size is divisible by the number of processes; otherwise, each
+            computes the whole batch. None: this process alone, for a fit on one process only or for
+            the same pairs on each.
 
         Returns
         -------
@@ -363,31 +366,17 @@ class Aligner:
         TypeError, ValueError
             If an option is of the wrong kind or out of range, if features, rows or ids are of the
             wrong kind, do not fit together, or hold a value that is not finite, or if training ends
-            with heads that are not finite.
+            with heads that are not finite. All processes of a group raise what one of them raises.
+        RuntimeError
+            If another error occurs while a process of a group opens its features.
         """
-        name = "Aligner.fit"
-        check_layer_choice(self.layers)
-        check_device_name(self.device)
-        start, training = checked_options(options_of(self))
-        stages = 2 if start.closed_form else 3
-        with Progress("Aligner", stages=stages, show=training.progress) as progress:
-            progress.stage("choosing layers")
-            layers, self.selection_ = choose_layers(self.layers, x, y, ids, self.device)
-            at_once = pairs_at_once(start, training)
-            sides, pairs = scaled_pairs(x, y, layers, start.standardise, self.device, at_once)
-            numbers = as_ids(name, ids, pairs.x)
-            pairs = pairs._replace(
-                ids=ids_of_copies(pairs.x, pairs.y) if numbers is None else numbers
-            )
-            others = None
-            if not start.closed_form:
-                pairs, others = with_others(pairs, sides, unpaired, validation, self.monitor)
-            heads, trained = fitted_heads(pairs, others, start, training, progress)
+        group = group_of("Aligner.fit", group)
+        given = Given(x, y, ids, validation, unpaired)
+        sides, self.selection_, trained = aligned(given, options_of(self), group)
         self.history_, self.stopped_ = History(trained.history), trained.stopped
-        LOGGER.info("%s: stopped: %s", name, self.stopped_ or "closed form")
-        for side, head in zip(sides, heads, strict=True):
-            side.head = head
-        self._sides = sides[0].eval(), sides[1].eval()
+        if is_first(group):
+            LOGGER.info("Aligner.fit: stopped: %s", self.stopped_ or "closed form")
+        self._sides = sides
         return self
 
     def transform_x(self, x: Features) -> Any:
@@ -439,7 +428,7 @@ class Aligner:
 
     @own_state()
     def score(self, x: Features, y: Features, ids: Any = None, y_ids: Any = None) -> float:
-        """Return the mean of R@1, R@5 and R@10, from x to y and from y to x.
+        """Return the mean of the recalls at 1, 5 and 10, from x to y and from y to x.
 
         Parameters
         ----------

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from structure_reg._distributed import sum_over_processes
 from structure_reg.heads.asif import fit_asif
 from structure_reg.heads.cca import fit_cca
 from structure_reg.heads.cca_selection import CcaSelection, chosen_cca
@@ -61,7 +62,9 @@ def procrustes_heads(pairs: Pairs, dim: int) -> Heads:
     if pairs.moments is None:
         return fit_procrustes(*in_memory(pairs), dim=dim, standardise=False)
     C = scaled_moments(pairs.moments, standardise=False)
-    XY = product_of_unit_rows(pairs.x, pairs.y, C.x, C.y)
+    x: Any = pairs.x
+    y: Any = pairs.y
+    XY = sum_over_processes(product_of_unit_rows(x.own, y.own, C.x, C.y), x.group)
     U, _, V = paired_directions(XY, dim)
     return linear_head(U, *C.x, pairs.moments.dtype), linear_head(V, *C.y, pairs.moments.dtype)
 

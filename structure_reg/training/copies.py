@@ -10,6 +10,9 @@ from torch import Tensor
 from structure_reg._ids import number
 from structure_reg.training.choice import first_of_each
 from structure_reg.training.rows import Rows
+from structure_reg.training.together import gathered
+
+DIGEST = 16  # bytes
 
 
 def ids_of_copies(x: Tensor | Rows, y: Tensor | Rows) -> Tensor | None:
@@ -34,12 +37,15 @@ def copy_numbers(x: Tensor | Rows) -> Tensor:
 
 def numbers_by_hash(x: Rows) -> Tensor:
     """The same in order of first appearance, from 128 bits of each row: 16 bytes a row are held."""
-    bits = (
-        blake2b(row, digest_size=16).digest()
-        for block in x.blocks()
-        for row in (x[block] + 0.0).cpu().numpy()  # -0 + 0 = 0
+    own = x.own
+    of_own = b"".join(
+        blake2b(row, digest_size=DIGEST).digest()
+        for block in own.blocks()
+        for row in (own[block] + 0.0).cpu().numpy()  # -0 + 0 = 0
     )
-    return number(bits, {}).to(x.device)
+    bits = b"".join(gathered(of_own, x.group))
+    digests = (bits[i : i + DIGEST] for i in range(0, len(bits), DIGEST))
+    return number(digests, {}).to(x.device)
 
 
 def different_rows(x: Tensor | Rows) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from structure_reg._progress import Progress
@@ -12,6 +14,7 @@ from structure_reg.training.data import HeldOut
 from structure_reg.training.loop import Training, train
 from structure_reg.training.options import StartOptions, TrainingOptions
 from structure_reg.training.start import starting_objective
+from structure_reg.training.together import of_first, weights_of_first
 from structure_reg.training.validation import validator
 
 
@@ -21,10 +24,11 @@ def fitted_heads(
     start: StartOptions,
     training: TrainingOptions,
     progress: Progress,
+    group: Any = None,
 ) -> tuple[Heads, Training]:
     """The heads, and what their training was like."""
     if not start.closed_form:
-        return trained_heads(pairs, validation, start, training, progress)
+        return trained_heads(pairs, validation, start, training, progress, group)
     progress.stage("fitting heads")
     heads = closed_form_heads(pairs, start.head, start.dim)
     progress.step()
@@ -37,6 +41,7 @@ def trained_heads(
     start: StartOptions,
     training: TrainingOptions,
     progress: Progress,
+    group: Any = None,
 ) -> tuple[Heads, Training]:
     device = pairs.x.device
     # The global generator initialises the weights of modules; afterwards it is put back.
@@ -44,10 +49,12 @@ def trained_heads(
         torch.manual_seed(training.seed)
         progress.stage("choosing shrinkage")
         objective = starting_objective(pairs, start, training.batch_size)
+        weights_of_first(objective, group)
         validate = None
         if validation is not None:
-            validate = validator(objective, validation, training.monitor)
-        trained = train(objective, pairs, training, validate, progress)
-    if not all(weight.isfinite().all() for weight in objective.parameters()):
+            validate = validator(objective, validation, training.monitor, group)
+        trained = train(objective, pairs, training, validate, progress, group)
+    finite = all(bool(weight.isfinite().all()) for weight in objective.parameters())
+    if not of_first(finite, group):
         raise no_finite_heads()
     return (objective.head_x, objective.head_y), trained

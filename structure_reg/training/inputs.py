@@ -94,3 +94,20 @@ def as_ids(function: str, ids: Any, x: Any) -> Tensor | None:
 def as_given(result: Tensor, features: Any) -> Any:
     """A tensor if the features were one, otherwise an array."""
     return result if isinstance(features, Tensor) else result.cpu().numpy()
+
+
+def read(source: Any, rows: slice | Tensor, device: torch.device) -> Tensor:
+    """Rows of a source in float32; of a disk, in the order in which they lie there."""
+    if isinstance(rows, slice):
+        return as_float32(source[rows], device)
+    order = rows.argsort()
+    index = rows[order].cpu()
+    if isinstance(source, Tensor):
+        x = as_float32(source[index.to(source.device)], device)
+    else:
+        x = as_float32(source[index.numpy()], device)
+    return x[order.argsort().to(device)]
+
+
+def as_float32(x: Any, device: torch.device) -> Tensor:
+    return arrays.as_tensor("Aligner", "features", x).to(device, torch.float32)

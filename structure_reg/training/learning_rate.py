@@ -6,16 +6,21 @@ import copy
 import itertools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
 from structure_reg.training.batches import Batch
 from structure_reg.training.objective import Objective
+from structure_reg.training.sharing import backward
+from structure_reg.training.together import of_first
 
 LEAST, MOST, STEPS, FALLBACK = 1e-7, 10.0, 100, 1e-3
 
 
-def find_learning_rate(objective: Objective, stream: Iterator[Batch], weight_decay: float) -> float:
+def find_learning_rate(
+    objective: Objective, stream: Iterator[Batch], weight_decay: float, group: Any = None
+) -> float:
     """Find a fifth of the rate at which the loss falls fastest as the rate grows from 1e-7 to 10.
 
     Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017. STRUCTURE has its
@@ -26,13 +31,12 @@ def find_learning_rate(objective: Objective, stream: Iterator[Batch], weight_dec
     rates = [LEAST * math.pow(MOST / LEAST, i / (STEPS - 1)) for i in range(STEPS)]
     losses: list[float] = []
     for rate, batch in zip(rates, itertools.islice(stream, STEPS), strict=True):
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        terms = objective(batch, 1.0)
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = rate
         optimizer.zero_grad()
-        terms.total.backward()
+        terms = backward(objective, batch, 1.0, group)
         optimizer.step()
-        losses.append(terms.total.item())
+        losses.append(of_first(terms.total.item(), group))
         if not math.isfinite(losses[-1]) or losses[-1] > 4 * min(losses):
             break
     objective.load_state_dict(before)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from structure_reg.training.learning_rate import find_learning_rate, optimizer_o
 from structure_reg.training.objective import Objective
 from structure_reg.training.options import TrainingOptions
 from structure_reg.training.schedules import linear_warmup
+from structure_reg.training.sharing import backward
 from structure_reg.training.steps import step_count
 from structure_reg.training.validation import Validate, Watch
 
@@ -36,6 +37,7 @@ def train(
     o: TrainingOptions,
     validate: Validate | None,
     progress: Progress | None = None,
+    group: Any = None,
 ) -> Training:
     """Train in place; with validation, end with the weights of the best step."""
     steps = step_count(len(pairs.x), o.epochs, o.batch_size, o.max_steps)
@@ -46,7 +48,7 @@ def train(
     stream = training_batches(objective, pairs, o)
     lr = o.lr
     if isinstance(lr, str):
-        lr = find_learning_rate(objective, stream, o.weight_decay)
+        lr = find_learning_rate(objective, stream, o.weight_decay, group)
     optimizer = optimizer_of(objective, lr, o.weight_decay)
     watch = Watch(objective, validate, o.patience)
     history = History()
@@ -59,12 +61,11 @@ def train(
             break
         if step == steps:
             break
-        for group in optimizer.param_groups:
-            group["lr"] = lr * o.lr_schedule(done)
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = lr * o.lr_schedule(done)
         scale = objective.scale().detach()
-        terms = objective(next(stream), share)
         optimizer.zero_grad()
-        terms.total.backward()
+        terms = backward(objective, next(stream), share, group)
         nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
         optimizer.step()
         objective.follow()

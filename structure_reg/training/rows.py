@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from structure_reg import _arrays as arrays
 from structure_reg._tiles import slices, tile_rows
 from structure_reg.training._checks import check_finite, check_layer_rows
 from structure_reg.training.inputs import (
@@ -18,7 +17,9 @@ from structure_reg.training.inputs import (
     joined,
     layer_of,
     layers_of_blend,
+    read,
 )
+from structure_reg.training.shards import Shard
 
 BUDGET = 128 * 2**20  # bytes of one side in float32 up to which all of its rows are held
 
@@ -27,7 +28,7 @@ BUDGET = 128 * 2**20  # bytes of one side in float32 up to which all of its rows
 class Rows:
     """Rows of one layer, or of the layers of a blend side by side: ``rows[i]`` is in float32."""
 
-    sources: Sequence[Any]  # of shape (n, d) each; tensors, or arrays on disk
+    sources: Sequence[Any]  # of shape (n, d) each; tensors, arrays on disk, or shards
     device: torch.device
     scaled: Callable[[Tensor], Tensor] | None = None
 
@@ -38,6 +39,16 @@ class Rows:
     @property
     def widths(self) -> list[int]:
         return [source.shape[1] for source in self.sources]
+
+    @property
+    def group(self) -> Any:
+        """The processes that the rows are spread over; None where all of them lie here."""
+        return self.sources[0].group if isinstance(self.sources[0], Shard) else None
+
+    @property
+    def own(self) -> Rows:
+        """The rows that lie here: a sum over all rows is one over these, then over processes."""
+        return replace(self, sources=[s.own if isinstance(s, Shard) else s for s in self.sources])
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -63,7 +74,7 @@ def rows_of(function: str, name: str, features: Features, layer: Any, device: An
         for one in layers_of_blend(layer)
     ]
     check_layer_rows(function, name, sources)
-    own = sources[0].device if isinstance(sources[0], Tensor) else "cpu"
+    own = sources[0].device if isinstance(sources[0], Tensor | Shard) else "cpu"
     return Rows(sources, torch.device(own if device is None else device))
 
 
@@ -75,24 +86,12 @@ def finite_layers(function: str, name: str, rows: Rows) -> list[Tensor]:
     return layers
 
 
+def check_finite_rows(function: str, name: str, rows: Rows) -> None:
+    for block in rows.blocks():
+        finite_block(function, name, rows, block)
+
+
 def finite_block(function: str, name: str, rows: Rows, block: slice) -> Tensor:
     x = rows[block]
     check_finite(function, name, x)
     return x
-
-
-def read(source: Any, rows: slice | Tensor, device: torch.device) -> Tensor:
-    """Rows of a source in float32; of a disk, in the order in which they lie there."""
-    if isinstance(rows, slice):
-        return as_float32(source[rows], device)
-    order = rows.argsort()
-    index = rows[order].cpu()
-    if isinstance(source, Tensor):
-        x = as_float32(source[index.to(source.device)], device)
-    else:
-        x = as_float32(source[index.numpy()], device)
-    return x[order.argsort().to(device)]
-
-
-def as_float32(x: Any, device: torch.device) -> Tensor:
-    return arrays.as_tensor("Aligner", "features", x).to(device, torch.float32)

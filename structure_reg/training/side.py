@@ -15,7 +15,14 @@ from structure_reg._precision import double, needs_float64
 from structure_reg.heads.columns import column_scaling
 from structure_reg.training._checks import check_not_constant, no_blend, no_matrix
 from structure_reg.training.inputs import Features, has_layers, joined
-from structure_reg.training.rows import Rows, finite_block, finite_layers, rows_of
+from structure_reg.training.rows import (
+    Rows,
+    check_finite_rows,
+    finite_block,
+    finite_layers,
+    rows_of,
+)
+from structure_reg.training.together import together
 
 FIT = "Aligner.fit"
 
@@ -139,8 +146,7 @@ def scaled_rows(function: str, side: Side, features: Features) -> Tensor | Rows:
     rows = side_rows(function, side, features)
     if rows.fit_in_memory():
         return side.scaled(joined(finite_layers(function, side.name, rows)))
-    for block in rows.blocks():
-        finite_block(function, side.name, rows, block)
+    together(lambda: check_finite_rows(function, side.name, rows.own), rows.group)
     return replace(rows, scaled=side.scaled)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,20 +14,26 @@ from structure_reg.evaluation.retrieval import retrieval
 from structure_reg.training.batches import Batch
 from structure_reg.training.data import HeldOut
 from structure_reg.training.objective import Objective
+from structure_reg.training.together import of_first
 
 # From the share of STRUCTURE's weight at a step to a score; higher is better.
 Validate = Callable[[float], float]
 
 
-def validator(objective: Objective, rows: HeldOut, monitor: str) -> Validate:
-    """Mean recall of the heads, or the negative objective at the step's share of the weight."""
+def validator(objective: Objective, rows: HeldOut, monitor: str, group: Any = None) -> Validate:
+    """Mean recall of the heads, or the negative objective at the step's share of the weight.
+
+    All rows are on every process, and the score is that of the first.
+    """
 
     @torch.no_grad()
     def validate(share: float) -> float:
         if monitor == "objective":
-            return -float(objective(Batch(rows.x, rows.y, rows.ids), share).total)
+            loss = objective(Batch(rows.x, rows.y, rows.ids), share).total
+            return of_first(-float(loss), group)
         z_x, z_y = objective.head_x(rows.x), objective.head_y(rows.y)
-        return float(retrieval(z_x, z_y, ids=rows.ids, y_ids=rows.y_ids).mean_recall)
+        found = retrieval(z_x, z_y, ids=rows.ids, y_ids=rows.y_ids)
+        return of_first(float(found.mean_recall), group)
 
     return validate
 

@@ -4,7 +4,7 @@ import re
 
 
 def test_the_line_keeps_neighbourhoods(printed):
-    plain, structured = printed("plain_loop", "--epochs", "10").splitlines()[1:]
+    plain, structured = printed("plain_loop", "--epochs", "20").splitlines()[1:]
     found, kept = [], []
     for line in (plain, structured):
         recall, images, texts = map(float, re.findall(r"([\d.]+) %", line))
