@@ -107,17 +107,14 @@ class TestTerm:
         torch.testing.assert_close(terms.total, expected)
 
     def test_a_weight_brings_the_plan_to_that_of_the_teacher(self) -> None:
-        options = {"structure_weight": 0.0, "start": "random", "standardise": False, "dim": 16}
-
-        def term(weight: float) -> float:
-            aligner = sr.Aligner(
-                **{**options, "dim": 16, "unpaired_weight": weight, "standardise": False}
-            )
+        terms = []
+        for weight in (0.0, 100.0):
+            options = {"start": "random", "unpaired_weight": weight, "standardise": False}
+            aligner = sr.Aligner(**options, dim=16, structure_weight=0.0, epochs=40, lr=1e-2)
             aligner.fit(X, Y, unpaired=(U, V))
             z = doubles(aligner.transform_x(U), aligner.transform_y(V))
-            return oracles.klot_loss(*z, *teacher_rows(), **PLANS)
-
-        assert term(100.0) < 0.5 * term(0.0)
+            terms.append(oracles.klot_loss(*z, *teacher_rows(), **PLANS))
+        assert terms[1] < 0.5 * terms[0]
 
     @pytest.mark.parametrize("head", ["linear", "residual", "mlp"])
     def test_a_teacher_is_a_moving_average_of_the_heads(self, head: str) -> None:
@@ -240,6 +237,11 @@ class TestAligner:
         file = Path(__file__).parent / "files" / "aligner_0.1.0.safetensors"
         assert sr.Aligner.load(file).unpaired_weight == 0.0
         assert sr.released_aligner(100).unpaired_weight == 0.0
+
+    @pytest.mark.parametrize("weight", [1e-300, 1e6])
+    def test_weights_at_their_bounds(self, weight: float) -> None:
+        aligner = Aligner(unpaired_weight=weight, epochs=2).fit(X, Y, unpaired=(U[:2], V[:2]))
+        assert aligner.transform_x(NEW_X).isfinite().all()
 
     def test_closed_forms_ignore_them(self) -> None:
         alone = Aligner(head="cca").fit(X, Y).transform_x(NEW_X)
