@@ -12,8 +12,8 @@ from structure_reg.losses.klot import klot_loss
 from structure_reg.training.batches import Unpaired
 from structure_reg.training.closed_form import Heads
 
-# Found on folds of two sets. The teacher's plan is the sharper one, so that the heads become surer;
-# with equal ε the gain was half of this, and with a softer teacher the term lost.
+# Found on folds of two sets. The teacher's plan is the sharper one, so that the heads become surer:
+# with a fixed teacher, equal ε gained less, and a softer teacher lost.
 EPSILON, TEACHER_EPSILON, ITERATIONS = 0.1, 0.05, 20
 DECAY = 0.95  # of the teacher's weights, in a step
 
@@ -29,7 +29,8 @@ class Transport(nn.Module):
     r"""KLOT(f_x(u), f_y(v); g_x(u), g_y(v)) of unpaired rows, without its weight.
 
     A teacher that follows is a moving average of the heads: Tarvainen & Valpola, "Mean Teachers are
-    Better Role Models", NeurIPS 2017. A fixed one would hold the heads at their start.
+    Better Role Models", NeurIPS 2017. A fixed one holds the heads at their start, which lost where
+    training gains over it.
     """
 
     def __init__(self, teacher: Teacher, weight: float) -> None:
