@@ -111,7 +111,7 @@ class Varied(nn.Module):
             copy.deepcopy(head).requires_grad_(False) for head in (start.head_x, start.head_y)
         )
         self.log_scale = nn.Parameter(start.log_scale.detach().clone())
-        self.weight, self.o = o.weight, o
+        self.weight, self.transport, self.o = o.weight, None, o
         self.generator = torch.Generator().manual_seed(0)
         n = len(pairs.x)
         perplexity = o.perplexity * n if o.perplexity < 1 else min(o.perplexity, n / 3)
@@ -158,7 +158,10 @@ class Varied(nn.Module):
             ):
                 options = {"temperature": tau, "centering": o.centering}
                 R = R + structure_loss(P, A, anchors=of_side, **options) / 2
-        return Terms(L + self.weight * share * R, L, R)
+        return Terms(L + self.weight * share * R, L, R, torch.zeros_like(L))
+
+    def follow(self) -> None:
+        """No teacher follows the heads."""
 
     def prepared(self, x: Tensor, y: Tensor) -> None:
         """Prepare nothing: rows differ from step to step."""

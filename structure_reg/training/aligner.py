@@ -40,7 +40,8 @@ class Aligner:
     r"""Heads that bring the features of two frozen encoders into one space.
 
     .. math:: \min \; L(z_x, z_y; s)
-              + \lambda \, \tfrac12 \bigl( R(g_x(x), z_x) + R(g_y(y), z_y) \bigr),
+              + \lambda \, \tfrac12 \bigl( R(g_x(x), z_x) + R(g_y(y), z_y) \bigr)
+              + \alpha \, T(z_u, z_v; h_x(u), h_y(v)),
               \qquad z_x = f_x(x), \; z_y = f_y(y)
 
     with a contrastive loss L of the pairs and STRUCTURE R of each side. A canonical correlation
@@ -50,7 +51,10 @@ class Aligner:
     start from it. ``Aligner()`` stops there: training gains nothing over this start unless there
     are validation pairs or unpaired rows. In training, STRUCTURE preserves the neighbourhoods of
     the frozen features in the shared directions, and Gaussian noise on x and y shows both terms
-    rows around the training pairs.
+    rows around the training pairs. Unpaired rows u and v, where there are any, add the transport
+    term T, which is :func:`klot_loss`: the heads learn to match the rows of u with those of v as a
+    teacher h does, with more confidence. The teacher is a moving average of the heads, from their
+    start.
 
     The constructor only stores its arguments; :meth:`fit` checks them. An Aligner is an estimator
     of scikit-learn, although it does not import it: ``clone``, ``cross_val_score`` and
@@ -79,15 +83,22 @@ class Aligner:
         Weight :math:`\lambda \ge 0` of STRUCTURE, on the mean of both sides as in the authors'
         release; the paper's formula has the sum, and so half the weight. With 0, training is
         purely contrastive, without noise.
+    unpaired_weight : float
+        Weight :math:`\alpha \ge 0` of :func:`klot_loss` on the unpaired rows of :meth:`fit`, with
+        `epsilon` 0.1 and `teacher_epsilon` 0.05. Its teacher is a moving average of the heads from
+        their CCA start, or a fixed CCA of the pairs for heads with random initial weights. Each
+        step sees at most 1024 unpaired rows of each side, and no more than `batch_size`. With 0, or
+        if one side has a single row, the unpaired rows join the neighbourhoods that STRUCTURE
+        preserves instead, as in the paper.
     keep : {"shared", "frozen"}
         Neighbourhoods that STRUCTURE preserves: those of the frozen features in the directions that
         both sides share, or those of the frozen features as they are, as in the paper (g is then
         the identity). The study in the documentation compares the two.
     structure : nn.Module, optional
         Replacement for STRUCTURE, called as ``structure(frozen, aligned)``, and with ``anchors=``
-        when there are unpaired rows. None: :class:`StructureLoss`, at the temperature that gives
-        each side a perplexity of 40, or of a third of the rows of a batch if that is less, but at
-        least 1.5 if a batch has 3 rows or more. Copies of a row count once.
+        when unpaired rows join its neighbourhoods. None: :class:`StructureLoss`, at the temperature
+        that gives each side a perplexity of 40, or of a third of the rows of a batch if that is
+        less, but at least 1.5 if a batch has 3 rows or more. Copies of a row count once.
     contrastive : nn.Module, optional
         Contrastive loss, called as ``contrastive(z_x, z_y, logit_scale, ids=ids)``;
         :class:`SigLipLoss` also receives its bias. None: :class:`ClipLoss`.
@@ -157,7 +168,8 @@ class Aligner:
     selection_ : LayerSelection or None
         Report of the layer selection, unless the layers were given or there was one a side.
     history_ : dict of lists
-        For each step "contrastive", "structure" (without its weight), "logit_scale" and "weight".
+        For each step "contrastive", "structure" and "transport" (without their weights),
+        "logit_scale" and "weight".
         The lists have the same length, so ``pandas.DataFrame(aligner.history_)`` is a table. Empty
         for closed forms.
     validation_history_ : dict of lists
@@ -209,6 +221,7 @@ class Aligner:
         layers: Any = "blend",
         dim: int = 512,
         structure_weight: float = 50.0,
+        unpaired_weight: float = 0.3,
         keep: str = "shared",
         structure: nn.Module | None = None,
         contrastive: nn.Module | None = None,
@@ -232,6 +245,7 @@ class Aligner:
     ) -> None:
         self.head, self.layers, self.dim = head, layers, dim
         self.structure_weight, self.keep, self.structure = structure_weight, keep, structure
+        self.unpaired_weight = unpaired_weight
         self.contrastive, self.start, self.standardise = contrastive, start, standardise
         self.epochs, self.max_steps, self.batch_size, self.lr = epochs, max_steps, batch_size, lr
         self.lr_schedule, self.weight_decay, self.warmup = lr_schedule, weight_decay, warmup
@@ -346,7 +360,8 @@ class Aligner:
             best on them. Closed forms ignore them.
         unpaired : tuple, optional
             Rows of x and rows of y without a partner, with the same layers; their numbers may
-            differ. They join the neighbourhoods that STRUCTURE preserves. Closed forms ignore them.
+            differ, and the two sides may be of different items. `unpaired_weight` says how they
+            are used. Closed forms ignore them.
         group : {"world"}, torch.distributed.ProcessGroup or None
             Processes that fit together. "world": all processes if `torch.distributed` is
             initialised, otherwise this one alone. A group has to contain this process. Every

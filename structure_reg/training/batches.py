@@ -44,6 +44,7 @@ def batches(
     augmentation: Augmentation,
     frozen: tuple[FrozenStructure, FrozenStructure] | None,
     generator: torch.Generator,
+    unpaired_rows: int = 0,
 ) -> Iterator[Batch]:
     """All pairs, or shuffled batches of them without the last one if it is not full."""
     for rows in batch_rows(len(pairs.x), batch_size, generator):
@@ -54,7 +55,8 @@ def batches(
             rows = rows.to(pairs.x.device)
             x, y, ids = pairs.x[rows], pairs.y[rows], None if ids is None else ids[rows]
         x, y = augmentation(x, y)
-        yield Batch(x, y, ids, frozen, sample(pairs.unpaired, batch_size, generator))
+        unpaired = sample(pairs.unpaired, unpaired_rows, generator)
+        yield Batch(x, y, ids, frozen, unpaired)
 
 
 def batch_rows(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor | None]:
@@ -69,13 +71,15 @@ def batch_rows(n: int, batch_size: int, generator: torch.Generator) -> Iterator[
 
 
 def sample(
-    unpaired: Unpaired | None, batch_size: int, generator: torch.Generator
+    unpaired: Unpaired | None, most: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor] | None:
-    """As many unpaired rows as a batch has, at random from each side."""
+    """All unpaired rows of a side in their order, or as many as there may be, at random."""
     if unpaired is None:
         return None
     x, y = (
-        rows[torch.randperm(len(rows), generator=generator)[:batch_size].to(rows.device)]
+        rows[:]
+        if len(rows) <= most
+        else rows[torch.randperm(len(rows), generator=generator)[:most].to(rows.device)]
         for rows in unpaired
     )
     return x, y

@@ -70,8 +70,9 @@ def read_aligner(path: str | PathLike[str], device: str | torch.device) -> Align
     for fault in (*map(misfit, sides), *faults):
         if fault is not None:
             raise no_heads_file(function, path, fault)
-    # 0.1.0 had no noise.
-    return AlignerFile(sides, {"noise": 0.0} | options, History(history, stopped))
+    # 0.1.0 had no noise and no term of unpaired rows.
+    defaults = {"noise": 0.0, "unpaired_weight": 0.0}
+    return AlignerFile(sides, defaults | options, History(history, stopped))
 
 
 def layer_text(side: str, layer: Any) -> Any:

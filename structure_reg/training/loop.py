@@ -21,6 +21,7 @@ from structure_reg.training.validation import Validate, Watch
 
 TRAINING = "training heads"
 VALIDATIONS = 25  # in a training
+TRANSPORTED = 1024  # unpaired rows of each side in a step; time grows with their square
 PREPARED_ROWS = 8192  # at most: 256 MB of neighbourhoods for each side and level
 
 
@@ -69,9 +70,11 @@ def train(
         terms = backward(objective, next(stream), share, group)
         nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
         optimizer.step()
+        objective.follow()
         history.add(
             contrastive=terms.contrastive,
             structure=terms.structure,
+            transport=terms.transport,
             logit_scale=scale,
             weight=objective.weight * share,
         )
@@ -93,7 +96,8 @@ def training_batches(objective: Objective, pairs: Pairs, o: TrainingOptions) -> 
     every_step_alike = len(x) <= o.batch_size and augmentation.is_identity
     if every_step_alike and pairs.unpaired is None and len(x) <= PREPARED_ROWS:
         frozen = objective.prepared(x[:], y[:])
-    return batches(pairs, o.batch_size, augmentation, frozen, generator)
+    most = o.batch_size if objective.transport is None else min(o.batch_size, TRANSPORTED)
+    return batches(pairs, o.batch_size, augmentation, frozen, generator, most)
 
 
 def noise_deviations(pairs: Pairs, noise: float) -> tuple[Tensor, Tensor]:

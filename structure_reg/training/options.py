@@ -29,7 +29,15 @@ FUNCTION = "Aligner"
 NOISE = 1.0  # standard deviations of a column, when training with STRUCTURE
 EPOCHS = 200
 # Options that change what is aligned, or where; all others ask for training.
-WITHOUT_TRAINING = {"layers", "dim", "standardise", "seed", "device", "progress"}
+WITHOUT_TRAINING = {
+    "layers",
+    "dim",
+    "unpaired_weight",
+    "standardise",
+    "seed",
+    "device",
+    "progress",
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,7 @@ class StartOptions:
     structure: nn.Module | None
     contrastive: nn.Module | None
     structure_weight: float
+    unpaired_weight: float
     logit_scale: float | None
     standardise: bool
 
@@ -65,6 +74,7 @@ class StartOptions:
         check_module("structure", self.structure)
         check_module("contrastive", self.contrastive)
         check_number(FUNCTION, "structure_weight", self.structure_weight, least=0.0)
+        check_number(FUNCTION, "unpaired_weight", self.unpaired_weight, least=0.0)
         check_number_or_none("logit_scale", self.logit_scale, above=0.0)
         check_flag(FUNCTION, "standardise", self.standardise)
 
