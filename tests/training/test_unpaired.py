@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import structure_reg as sr
+from structure_reg._progress import Progress
 from structure_reg.training import loop, rows
 from structure_reg.training.batches import Batch, Pairs, Unpaired, sample
 from structure_reg.training.objective import Objective
@@ -131,7 +132,7 @@ class TestTerm:
             follow()
 
         objective.follow = note  # type: ignore[method-assign]
-        loop.train(objective, pairs, training, None)
+        loop.train(objective, pairs, training, None, Progress("test", {}, show=False))
         for own, first, second, third in zip(term.g_x.parameters(), *seen, strict=True):
             expected = DECAY * (DECAY * first + (1 - DECAY) * second) + (1 - DECAY) * third
             torch.testing.assert_close(own, expected)
