@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from structure_reg._hub import Source, tensors_of
 from structure_reg.evaluation.retrieval import retrieval
 from structure_reg.heads._checks import no_heads_file
 from structure_reg.layers.report import LayerSelection
@@ -21,6 +22,7 @@ from structure_reg.training.estimator import changed_options, options_of, set_op
 from structure_reg.training.file import STORED_OPTIONS, AlignerFile, read_aligner, write_aligner
 from structure_reg.training.given import Given
 from structure_reg.training.history import History
+from structure_reg.training.hub import push_to_hub, save_pretrained
 from structure_reg.training.inputs import Features, as_given, layer_of, layers_of_blend
 from structure_reg.training.options import checked_options, plain
 from structure_reg.training.side import Side, mapped_rows
@@ -151,6 +153,8 @@ class Aligner:
         For each validation "validation_step" and "validation", the score there. ``history_`` finds
         both names too. Empty for closed forms.
 
+    n_pairs_ : int or None
+        Number of training pairs, of all processes. None after :meth:`load` of a file of 0.1.0.
     stopped_ : str or None
         When or why training stopped: "after 200 steps", or "no better validation since step 40".
         The logger "structure_reg" says so too, at level INFO. None for closed forms and after
@@ -189,6 +193,7 @@ class Aligner:
 
     selection_: LayerSelection | None
     history_: History
+    n_pairs_: int | None
     stopped_: str | None
 
     def __init__(
@@ -304,6 +309,7 @@ class Aligner:
         validation: Any = None,
         unpaired: Any = None,
         group: Any = "world",
+        callback: Callable[[int, dict[str, float]], Any] | None = None,
     ) -> Aligner:
         """Select the layers, and fit the heads to the pairs.
 
@@ -340,6 +346,14 @@ class Aligner:
             library and the batch size is divisible by the number of processes; otherwise, each
             computes the whole batch. None: this process alone, for a fit on one process only or for
             the same pairs on each.
+        callback : callable, optional
+            Function that is called as ``callback(step, values)`` after each step and each
+            validation, for instance to log `values`, a dict of floats: for a step, the entry of
+            `history_` at that step; for a validation, "validation". Steps count from 0 and never
+            decrease. A validation at a step comes before it, and the last after all steps. Reading
+            the values makes the host wait for the device at each step. What it returns is ignored;
+            an error ends the fit. In a group, only the first process's is called. Closed forms
+            call none.
 
         Returns
         -------
@@ -357,11 +371,12 @@ class Aligner:
         """
         group = group_of("Aligner.fit", group)
         given = Given(x, y, ids, validation, unpaired)
-        sides, self.selection_, trained = aligned(given, options_of(self), group)
-        self.history_, self.stopped_ = History(trained.history), trained.stopped
+        found = aligned(given, options_of(self), group, callback)
+        self.selection_, self.n_pairs_ = found.selection, found.n_pairs
+        self.history_, self.stopped_ = History(found.trained.history), found.trained.stopped
         if is_first(group):
             LOGGER.info("Aligner.fit: stopped: %s", self.stopped_ or "closed form")
-        self._sides = sides
+        self._sides = found.sides
         return self
 
     def transform_x(self, x: Features) -> Any:
@@ -463,9 +478,7 @@ class Aligner:
         TypeError
             If the heads are modules of your own.
         """
-        self._check_fitted("Aligner.save")
-        options = {name: plain(getattr(self, name)) for name in STORED_OPTIONS}
-        write_aligner(path, AlignerFile(self._sides, options, self.history_.lists()))
+        write_aligner(path, self._content("Aligner.save"))
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str | torch.device = "cpu") -> Aligner:
@@ -501,9 +514,65 @@ class Aligner:
             got = f"options that it cannot have ({error})"
             raise no_heads_file("Aligner.load", path, got) from error
         aligner._sides, aligner.selection_, aligner.stopped_ = stored.sides, None, None
-        aligner.history_ = History(stored.history)
+        aligner.history_, aligner.n_pairs_ = History(stored.history), stored.n_pairs
         aligner.layers = aligner.layers_
         return aligner
+
+    save_pretrained, push_to_hub = save_pretrained, push_to_hub
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder_or_repo: str | PathLike[str],
+        *,
+        device: str | torch.device = "cpu",
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | PathLike[str] | None = None,
+    ) -> Aligner:
+        """Read a folder that :meth:`save_pretrained` wrote, or a repository of the Hub.
+
+        Nothing in it is executed. The package huggingface_hub is needed for a repository only.
+
+        Parameters
+        ----------
+        folder_or_repo : str or os.PathLike
+            Folder, or, if there is no such folder, repository as "owner/name".
+        device : str or torch.device
+            Device of the tensors.
+        revision : str, optional
+            Branch, tag or commit of the repository. None: its main branch. A commit never changes.
+        token : str or bool, optional
+            Access token, for a private repository. None: the one stored by ``hf auth login``.
+        cache_dir : str or os.PathLike, optional
+            Folder in which downloads are kept. None: that of huggingface_hub.
+
+        Returns
+        -------
+        Aligner
+            Fitted, as from :meth:`load`.
+
+        Raises
+        ------
+        ImportError
+            If the package safetensors, or huggingface_hub for a repository, is not installed.
+        FileNotFoundError
+            If there is no such folder or repository, or no ``model.safetensors`` in it.
+        ValueError
+            If :meth:`save_pretrained` did not write the file.
+        OSError
+            If the Hub cannot be reached: an error of huggingface_hub.
+        """
+        source = Source(revision, token, cache_dir)
+        path = tensors_of("Aligner.from_pretrained", folder_or_repo, source)
+        return cls.load(path, device=device)
+
+    def _content(self, function: str) -> AlignerFile:
+        self._check_fitted(function)
+        options = {name: plain(getattr(self, name)) for name in STORED_OPTIONS}
+        # An Aligner that 0.1.0 fitted and pickled has no number.
+        n_pairs = getattr(self, "n_pairs_", None)
+        return AlignerFile(self._sides, options, self.history_.lists(), n_pairs)
 
     @own_state()
     @torch.no_grad()

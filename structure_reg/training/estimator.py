@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from importlib import import_module
 from typing import Any
 
@@ -25,14 +26,14 @@ def set_options(estimator: Any, options: dict[str, Any]) -> None:
         setattr(estimator, name, value)
 
 
-def changed_options(estimator: Any) -> str:
-    """The call that makes an estimator, without the options that have their default."""
+def changed_options(estimator: Any, *, but: Collection[str] = ()) -> str:
+    """The call that makes an estimator, without these options and those that have their default."""
     defaults = defaults_of(type(estimator))
     # The texts are compared: values of any kind have one, and arrays have no single truth.
     changed = [
         f"{name}={value!r}"
         for name, value in options_of(estimator).items()
-        if repr(value) != repr(defaults[name])
+        if name not in but and repr(value) != repr(defaults[name])
     ]
     return f"{type(estimator).__name__}({', '.join(changed)})"
 

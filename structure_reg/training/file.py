@@ -27,6 +27,7 @@ class AlignerFile(NamedTuple):
     sides: tuple[Side, Side]
     options: dict[str, Any]
     history: dict[str, list[float]]
+    n_pairs: int | None  # not in files of 0.1.0
 
 
 def write_aligner(path: str | PathLike[str], content: AlignerFile) -> None:
@@ -41,6 +42,7 @@ def write_aligner(path: str | PathLike[str], content: AlignerFile) -> None:
         "layers": json.dumps([layer_text(side.name, side.layer) for side in content.sides]),
         "options": json.dumps(options),
         "history": json.dumps(content.history),
+        "n_pairs": json.dumps(content.n_pairs),
     }
     scaling = dict(zip(SCALING, (x.mean, x.factor, y.mean, y.factor), strict=True))
     write_heads("Aligner.save", FORMAT, path, (x.head, y.head), scaling, texts)
@@ -55,6 +57,7 @@ def read_aligner(path: str | PathLike[str], device: str | torch.device) -> Align
         layer_x, layer_y = map(layer_of_text, json.loads(texts["layers"]))
         options = dict[str, Any](json.loads(texts["options"]))
         history = dict[str, Any](json.loads(texts["history"]))
+        n_pairs = json.loads(texts.get("n_pairs", "null"))
         mean_x, factor_x, mean_y, factor_y = (scaling[name] for name in SCALING)
     except UNREADABLE as error:
         got = f"a part that cannot be read ({short(error)})"
@@ -63,11 +66,17 @@ def read_aligner(path: str | PathLike[str], device: str | torch.device) -> Align
         Side("x", layer_x, mean_x, factor_x, head_x).eval(),
         Side("y", layer_y, mean_y, factor_y, head_y).eval(),
     )
-    for fault in (*map(misfit, sides), unequal_widths(head_x, head_y), unreadable(history)):
+    faults = (
+        *map(misfit, sides),
+        unequal_widths(head_x, head_y),
+        unreadable(history),
+        no_count(n_pairs),
+    )
+    for fault in faults:
         if fault is not None:
             raise no_heads_file(function, path, fault)
     # 0.1.0 had no noise.
-    return AlignerFile(sides, {"noise": 0.0} | options, history)
+    return AlignerFile(sides, {"noise": 0.0} | options, history, n_pairs)
 
 
 def layer_text(side: str, layer: Any) -> Any:
@@ -105,8 +114,13 @@ def in_features(head: nn.Module) -> int:
     return width
 
 
+def out_features(head: nn.Module) -> int:
+    width: int = head.arguments()["out_features"]  # type: ignore[operator]
+    return width
+
+
 def unequal_widths(head_x: nn.Module, head_y: nn.Module) -> str | None:
-    of_x, of_y = (head.arguments()["out_features"] for head in (head_x, head_y))  # type: ignore[operator]
+    of_x, of_y = out_features(head_x), out_features(head_y)
     return None if of_x == of_y else f"heads with {of_x} and {of_y} outputs, which have no cosine"
 
 
@@ -116,3 +130,10 @@ def unreadable(history: Mapping[str, Any]) -> str | None:
         if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
             return f"a history whose {short(name)} is no list of numbers"
     return None
+
+
+def no_count(n_pairs: Any) -> str | None:
+    """Describe a number of pairs that no fit can have."""
+    if n_pairs is None or (type(n_pairs) is int and n_pairs > 0):
+        return None
+    return f"{short(n_pairs)} as its number of pairs"

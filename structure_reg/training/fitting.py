@@ -9,6 +9,7 @@ import torch
 from structure_reg._progress import Progress
 from structure_reg.training._checks import no_finite_heads
 from structure_reg.training.batches import Pairs
+from structure_reg.training.callback import Callback
 from structure_reg.training.closed_form import Heads, closed_form_heads
 from structure_reg.training.data import HeldOut
 from structure_reg.training.loop import Training, train
@@ -25,10 +26,11 @@ def fitted_heads(
     training: TrainingOptions,
     progress: Progress,
     group: Any = None,
+    callback: Callback | None = None,
 ) -> tuple[Heads, Training]:
     """The heads, and what their training was like."""
     if not start.closed_form:
-        return trained_heads(pairs, validation, start, training, progress, group)
+        return trained_heads(pairs, validation, start, training, progress, group, callback)
     progress.stage("fitting heads")
     heads = closed_form_heads(pairs, start.head, start.dim)
     progress.step()
@@ -42,6 +44,7 @@ def trained_heads(
     training: TrainingOptions,
     progress: Progress,
     group: Any = None,
+    callback: Callback | None = None,
 ) -> tuple[Heads, Training]:
     device = pairs.x.device
     # The global generator initialises the weights of modules; afterwards it is put back.
@@ -53,7 +56,7 @@ def trained_heads(
         validate = None
         if validation is not None:
             validate = validator(objective, validation, training.monitor, group)
-        trained = train(objective, pairs, training, validate, progress, group)
+        trained = train(objective, pairs, training, validate, progress, group, callback)
     finite = all(bool(weight.isfinite().all()) for weight in objective.parameters())
     if not of_first(finite, group):
         raise no_finite_heads()
