@@ -57,7 +57,7 @@ def model_card(model: Model, about: About) -> str:
         code(model.usage),
     ]
     if scores:
-        numbers = ((name, f"{float(score):.4g}") for name, score in scores.items())
+        numbers = ((name, number(float(score))) for name, score in scores.items())
         parts += ["## Scores", table(["Score", "Value"], numbers)]
     if model.options:
         parts += ["## How it was fitted", code(model.options)]
@@ -89,6 +89,10 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     first, *others = ([escaped(cell) for cell in row] for row in (titles, *rows))
     lines = [first, ["---"] * len(first), *others]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def number(value: float) -> str:
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
 def code(text: str) -> str:

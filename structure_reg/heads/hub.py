@@ -33,7 +33,7 @@ def save_pretrained_heads(
     Parameters
     ----------
     folder : str or os.PathLike
-        Folder to write to; made if there is none.
+        Folder to write to, created if it does not exist.
     *heads : LinearHead, ResidualHead, MlpHead, GatedHead, CsaHead or AsifHead
         Heads to save, at least one, on any device.
     encoders : sequence of str, optional
@@ -156,14 +156,15 @@ def push_heads_to_hub(
     Parameters
     ----------
     repo_id : str
-        Repository as "owner/name", or as "name" for one of your own; made if there is none.
+        Repository as "owner/name", or as "name" for one of your own. Created if it does not
+        exist.
     *heads : LinearHead, ResidualHead, MlpHead, GatedHead, CsaHead or AsifHead
         Heads to upload, at least one.
     encoders, layers, data, scores, license
         Entries of the model card, as in :func:`save_pretrained_heads`. The card replaces the one
         that the repository has.
     private : bool, optional
-        Whether a new repository is private. None: as the owner has set it.
+        Whether a new repository is private. None: the default of its owner.
     token : str or bool, optional
         Access token. None: the one stored by ``hf auth login``.
     commit_message : str

@@ -14,6 +14,7 @@ from structure_reg._hub import Source, tensors_of
 from structure_reg.evaluation.retrieval import retrieval
 from structure_reg.heads._checks import no_heads_file
 from structure_reg.layers.report import LayerSelection
+from structure_reg.training import hub
 from structure_reg.training._checks import no_fit
 from structure_reg.training.aligning import aligned
 from structure_reg.training.closed_form import Heads
@@ -22,7 +23,6 @@ from structure_reg.training.estimator import changed_options, options_of, set_op
 from structure_reg.training.file import STORED_OPTIONS, AlignerFile, read_aligner, write_aligner
 from structure_reg.training.given import Given
 from structure_reg.training.history import History
-from structure_reg.training.hub import push_to_hub, save_pretrained
 from structure_reg.training.inputs import Features, as_given, layer_of, layers_of_blend
 from structure_reg.training.options import checked_options, plain
 from structure_reg.training.side import Side, mapped_rows
@@ -154,7 +154,7 @@ class Aligner:
         both names too. Empty for closed forms.
 
     n_pairs_ : int or None
-        Number of training pairs, of all processes. None after :meth:`load` of a file of 0.1.0.
+        Number of training pairs over all processes. None after loading a file of 0.1.0.
     stopped_ : str or None
         When or why training stopped: "after 200 steps", or "no better validation since step 40".
         The logger "structure_reg" says so too, at level INFO. None for closed forms and after
@@ -347,13 +347,12 @@ class Aligner:
             computes the whole batch. None: this process alone, for a fit on one process only or for
             the same pairs on each.
         callback : callable, optional
-            Function that is called as ``callback(step, values)`` after each step and each
-            validation, for instance to log `values`, a dict of floats: for a step, the entry of
-            `history_` at that step; for a validation, "validation". Steps count from 0 and never
-            decrease. A validation at a step comes before it, and the last after all steps. Reading
-            the values makes the host wait for the device at each step. What it returns is ignored;
-            an error ends the fit. In a group, only the first process's is called. Closed forms
-            call none.
+            Function called as ``callback(step, values)`` after each step and each validation, for
+            instance to log. `values` is a dict of floats: after a step, its entry of each list in
+            `history_`; after a validation, "validation". Steps count from 0. Step i is validated
+            before it is taken, and the last validation follows all steps. With a callback, the host
+            waits for the device at each step. Return values are ignored, and an error ends the fit.
+            In a group, only the callback of the first process is called. Closed forms call none.
 
         Returns
         -------
@@ -367,7 +366,8 @@ class Aligner:
             wrong kind, do not fit together, or hold a value that is not finite, or if training ends
             with heads that are not finite. All processes of a group raise what one of them raises.
         RuntimeError
-            If another error occurs while a process of a group opens its features.
+            If another error occurs while a process of a group opens its features, or in its
+            callback.
         """
         group = group_of("Aligner.fit", group)
         given = Given(x, y, ids, validation, unpaired)
@@ -518,7 +518,7 @@ class Aligner:
         aligner.layers = aligner.layers_
         return aligner
 
-    save_pretrained, push_to_hub = save_pretrained, push_to_hub
+    save_pretrained, push_to_hub = hub.save_pretrained, hub.push_to_hub
 
     @classmethod
     def from_pretrained(

@@ -33,7 +33,7 @@ def save_pretrained(
     Parameters
     ----------
     folder : str or os.PathLike
-        Folder to write to; made if there is none.
+        Folder to write to, created if it does not exist.
     encoders : pair of str, optional
         Names of the encoders of x and y. A name of the form "owner/name" is also listed as a base
         model of the repository.
@@ -82,12 +82,13 @@ def push_to_hub(
     Parameters
     ----------
     repo_id : str
-        Repository as "owner/name", or as "name" for one of your own; made if there is none.
+        Repository as "owner/name", or as "name" for one of your own. Created if it does not
+        exist.
     encoders, data, scores, license
         Entries of the model card, as in :meth:`save_pretrained`. The card replaces the one that the
         repository has.
     private : bool, optional
-        Whether a new repository is private. None: as the owner has set it.
+        Whether a new repository is private. None: the default of its owner.
     token : str or bool, optional
         Access token. None: the one stored by ``hf auth login``.
     commit_message : str

@@ -72,7 +72,7 @@ def test_the_card_says_what_the_fit_was(aligner: sr.Aligner, tmp_path: Path) -> 
         tmp_path,
         encoders=("owner/vision", "a text encoder"),
         data="clip art",
-        scores={"recall, test": torch.tensor(0.25), "pairs | test": 20},
+        scores={"recall, test": torch.tensor(0.25), "pairs | test": 12_345},
         license="cc-by-4.0",
     )
     card = card_of(tmp_path)
@@ -87,7 +87,7 @@ def test_the_card_says_what_the_fit_was(aligner: sr.Aligner, tmp_path: Path) -> 
         "- Training pairs: 40",
         "- Data: clip art",
         "| recall, test | 0.25 |",
-        r"| pairs \| test | 20 |",
+        r"| pairs \| test | 12,345 |",
         f"| mean recall on the validation pairs, best of {len(scores)} "
         f"(step {step:g}) | {max(scores):.4g} |",
         "Aligner(layers=(0, ['block 1', 'a|b`\\n']), dim=4, epochs=3)",
