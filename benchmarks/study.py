@@ -29,6 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from structure_reg import Aligner, StructureLoss, released_aligner, retrieval, select_layers
+from structure_reg._progress import Progress
 from structure_reg.training.batches import Pairs
 from structure_reg.training.data import HeldOut
 from structure_reg.training.loop import train
@@ -41,6 +42,7 @@ SETS = ("openclipart", "emoji-noto")
 ENCODERS = ("image_dino", "image_effnet")
 SIZES = ("50", "100", "200", "400", "all")
 CLOSED = ("ridge", "cca", "csa", "procrustes", "asif")
+SILENT = Progress("study", {}, show=False)
 
 
 def trained_methods(n: int, seed: int) -> dict[str, Callable[[], Aligner]]:
@@ -152,7 +154,7 @@ def trained(aligner: Aligner, pairs: Pairs, val: Pairs, test: Pairs) -> dict[str
         return on_val(share)
 
     to_the_end = replace(training, patience=2.0)
-    scores = train(objective, pairs, to_the_end, validate).history["validation"]
+    scores = train(objective, pairs, to_the_end, validate, SILENT).history["validation"]
     best = 0
     for i, score in enumerate(scores):
         if score > scores[best]:

@@ -53,7 +53,7 @@ def model_card(model: Model, about: About) -> str:
         table(["", *model.sides], ((name, *cells) for name, cells in rows.items())),
         "\n".join(f"- {name}: {escaped(fact)}" for name, fact in facts.items()),
         "## How to use",
-        'Install the library with `pip install "structure-reg[hub]"`. Then:',
+        "With `structure-reg`, `safetensors` and `huggingface_hub` installed:",
         code(model.usage),
     ]
     if scores:

@@ -16,7 +16,7 @@ from structure_reg.training.callback import Callback, on_first
 from structure_reg.training.choice import choose_layers
 from structure_reg.training.copies import ids_of_copies
 from structure_reg.training.data import Sides, with_others
-from structure_reg.training.fitting import fitted_heads
+from structure_reg.training.fitting import LAYERS, fitted_heads, planned_steps
 from structure_reg.training.given import Given, of_all_processes
 from structure_reg.training.inputs import as_ids
 from structure_reg.training.loop import Training
@@ -44,15 +44,18 @@ def aligned(
         given = given._replace(validation=None, unpaired=None)
     x, y, ids, validation, unpaired = of_all_processes(given, options, group)
     device = options["device"]
-    stages = 2 if start.closed_form else 3
+    plan = planned_steps(options["layers"], start, training)
     show = training.progress and is_first(group)
-    with together(lambda: Progress("Aligner", stages=stages, show=show), group) as progress:
-        progress.stage("choosing layers")
-        layers, selection = of_first(choose_layers(options["layers"], x, y, ids, device), group)
+    with together(lambda: Progress("Aligner", plan, show=show), group) as progress:
+        progress.stage(LAYERS)
+        choice = choose_layers(options["layers"], x, y, ids, device, average=start.averages_blends)
+        layers, selection, members = of_first(choice, group)
         at_once = pairs_at_once(start, training)
         sides, pairs = scaled_pairs(x, y, layers, start.standardise, device, at_once)
         numbers = as_ids(FIT, ids, pairs.x)
-        pairs = pairs._replace(ids=ids_of_copies(pairs.x, pairs.y) if numbers is None else numbers)
+        pairs = pairs._replace(
+            ids=ids_of_copies(pairs.x, pairs.y) if numbers is None else numbers, members=members
+        )
         pairs, others = with_others(pairs, sides, unpaired, validation, training.monitor)
         tell = on_first(callback, group)
         heads, trained = fitted_heads(pairs, others, start, training, progress, group, tell)

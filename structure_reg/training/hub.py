@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from structure_reg._card import About, Model, model_card
 from structure_reg._checks import check_about
-from structure_reg._hub import Saved, Target, push_folder, save_folder
+from structure_reg._hub import Saved, Source, Target, push_folder, save_folder, tensors_of
 from structure_reg.training.estimator import changed_options
 from structure_reg.training.file import AlignerFile, in_features, out_features
 from structure_reg.training.given import OF_ONE_PROCESS
+from structure_reg.training.history import History
 from structure_reg.training.side import Side
 
 
@@ -115,6 +117,17 @@ def push_to_hub(
     return push_folder(name, target, saved(name, self, About(encoders, data, scores, license)))
 
 
+def tensors_in(
+    folder_or_repo: str | PathLike[str],
+    revision: str | None,
+    token: str | bool | None,
+    cache_dir: str | PathLike[str] | None,
+) -> Path:
+    """Path of the file that :meth:`Aligner.from_pretrained` loads."""
+    source = Source(revision, token, cache_dir)
+    return tensors_of("Aligner.from_pretrained", folder_or_repo, source)
+
+
 def saved(function: str, aligner: Any, about: About) -> Saved:
     check_about(function, 2, *about)
     content = aligner._content(function)
@@ -127,7 +140,9 @@ def described(content: AlignerFile, call: str, name: str) -> Model:
     """What the card says about the content of a file."""
     x, y = content.sides
     width = out_features(x.head)
-    pairs = {} if content.n_pairs is None else {"Training pairs": f"{content.n_pairs:,}"}
+    n_pairs, stopped = content.n_pairs, content.history.stopped
+    facts = {} if n_pairs is None else {"Training pairs": f"{n_pairs:,}"}
+    facts |= {} if stopped is None else {"Training stopped": stopped}
     return Model(
         "Two heads, fitted with structure-reg, that map the frozen features of two encoders into "
         f"one space of {width} dimensions. Its rows have unit length, so products of rows of x "
@@ -138,16 +153,14 @@ def described(content: AlignerFile, call: str, name: str) -> Model:
             "Columns": [str(in_features(side.head)) for side in (x, y)],
             "Head": [type(side.head).__name__ for side in (x, y)],
         },
-        pairs,
+        facts,
         best_validation(content.history, content.options),
         call,
         usage(name, x, y),
     )
 
 
-def best_validation(
-    history: Mapping[str, Sequence[float]], options: Mapping[str, Any]
-) -> dict[str, float]:
+def best_validation(history: History, options: Mapping[str, Any]) -> dict[str, float]:
     """The score of the step whose weights the heads have."""
     scores = history.get("validation")
     if not scores:

@@ -85,6 +85,7 @@ def test_the_card_says_what_the_fit_was(aligner: sr.Aligner, tmp_path: Path) -> 
         "| Columns | 9 | 14 |",
         "| Head | LinearHead | LinearHead |",
         "- Training pairs: 40",
+        f"- Training stopped: {aligner.stopped_}",
         "- Data: clip art",
         "| recall, test | 0.25 |",
         r"| pairs \| test | 12,345 |",

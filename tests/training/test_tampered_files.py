@@ -101,6 +101,8 @@ def test_layers_named_by_tuples_come_back(files: dict[str, Path]) -> None:
         ({"n_pairs": "true"}, "True as its number of pairs"),
         ({"n_pairs": '"many"'}, "many as its number of pairs"),
         ({"n_pairs": "[" * 100_000}, "a part that cannot be read"),
+        ({"stopped": "3"}, "a stop that is no text"),
+        ({"stopped": "after"}, "a part that cannot be read"),
         ({"layers": "[1]"}, "a part that cannot be read"),
         ({"layers": "[1, 2, 3]"}, "a part that cannot be read"),
         ({"layers": "[{}, 2]"}, "a part that cannot be read"),
