@@ -32,7 +32,7 @@ from structure_reg import Aligner, StructureLoss, released_aligner, retrieval, s
 from structure_reg._progress import Progress
 from structure_reg.training.batches import Pairs
 from structure_reg.training.data import HeldOut
-from structure_reg.training.loop import train
+from structure_reg.training.loop import TRAINING, train
 from structure_reg.training.options import checked_options
 from structure_reg.training.side import Side, scaling
 from structure_reg.training.start import starting_objective
@@ -42,7 +42,6 @@ SETS = ("openclipart", "emoji-noto")
 ENCODERS = ("image_dino", "image_effnet")
 SIZES = ("50", "100", "200", "400", "all")
 CLOSED = ("ridge", "cca", "csa", "procrustes", "asif")
-SILENT = Progress("study", {}, show=False)
 
 
 def trained_methods(n: int, seed: int) -> dict[str, Callable[[], Aligner]]:
@@ -84,6 +83,7 @@ def trained_methods(n: int, seed: int) -> dict[str, Callable[[], Aligner]]:
 
 
 STEPS = 200  # of Aligner with no more pairs than a batch has
+SILENT = Progress("study", {TRAINING: STEPS}, show=False)
 # The release's term in the training of the default; its ramp is of 1000 steps.
 AS_RELEASED: dict[str, Any] = {
     "keep": "frozen",

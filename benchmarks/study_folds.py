@@ -38,7 +38,7 @@ from structure_reg import (
 from structure_reg._progress import Progress
 from structure_reg.training.augmentation import add_noise
 from structure_reg.training.batches import Batch, Pairs
-from structure_reg.training.loop import train
+from structure_reg.training.loop import TRAINING, train
 from structure_reg.training.objective import Objective, Terms
 from structure_reg.training.options import checked_options
 from structure_reg.training.side import Side, scaling
@@ -53,7 +53,7 @@ CASES = [
 ]
 CLOSED = (fit_ridge, fit_cca, fit_csa, fit_procrustes, fit_asif)
 STEPS, LR = 200, 3e-4
-SILENT = Progress("study", {}, show=False)
+SILENT = Progress("study", {TRAINING: STEPS}, show=False)
 
 
 class Setting(NamedTuple):

@@ -132,7 +132,9 @@ class TestTerm:
             follow()
 
         objective.follow = note  # type: ignore[method-assign]
-        loop.train(objective, pairs, training, None, Progress("test", {}, show=False))
+        loop.train(
+            objective, pairs, training, None, Progress("test", {loop.TRAINING: 0}, show=False)
+        )
         for own, first, second, third in zip(term.g_x.parameters(), *seen, strict=True):
             expected = DECAY * (DECAY * first + (1 - DECAY) * second) + (1 - DECAY) * third
             torch.testing.assert_close(own, expected)
