@@ -31,10 +31,11 @@ SIZES = {"icons": ("1000", "3000", "all")}
 SMALL = ("100", "200", "400", "all")
 DEFAULT, PAIR, PLAIN = "Aligner()", "best pair, same start", "last layers, plain, random start"
 CLOSED = ("ridge", "cca", "csa", "procrustes")
+STEPS: dict[str, Any] = {"epochs": 200, "max_steps": 200}  # of at most 4096 pairs
 METHODS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
     PAIR: {"head": "cca", "layers": "select"},
-    PLAIN: {"layers": "last", "start": "random", "structure_weight": 0, "epochs": 200},
+    PLAIN: {"layers": "last", "start": "random", "structure_weight": 0, **STEPS},
     **{f"{head} on the best pair": {"head": head, "layers": "select"} for head in CLOSED},
 }
 Key = tuple[str, str, str]  # set, encoder, n
