@@ -56,6 +56,13 @@ def check_head(head: Any, names: Collection[str]) -> None:
         )
 
 
+def check_callback(callback: Any) -> None:
+    if callback is not None and not callable(callback):
+        raise TypeError(
+            f"Aligner.fit: expected callback to be callable, got {type(callback).__name__}"
+        )
+
+
 def check_layer_choice(layers: Any) -> None:
     if isinstance(layers, str):
         check_choice("Aligner", "layers", layers, ("blend", "select", "last", "all"))

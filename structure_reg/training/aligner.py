@@ -11,24 +11,16 @@ import torch
 from torch import nn
 
 from structure_reg.evaluation.retrieval import retrieval
-from structure_reg.heads._checks import no_heads_file
 from structure_reg.layers.report import LayerSelection
+from structure_reg.training import estimator, file, hub
 from structure_reg.training._checks import no_fit
 from structure_reg.training.aligning import aligned
 from structure_reg.training.closed_form import Heads
 from structure_reg.training.data import held_out
-from structure_reg.training.estimator import (
-    changed_names,
-    changed_options,
-    options_of,
-    set_options,
-    tags,
-)
-from structure_reg.training.file import STORED_OPTIONS, AlignerFile, read_aligner, write_aligner
 from structure_reg.training.given import Given
 from structure_reg.training.history import History
 from structure_reg.training.inputs import Features, as_given, layer_of, layers_of_blend
-from structure_reg.training.options import WITHOUT_TRAINING, checked_options, plain
+from structure_reg.training.options import WITHOUT_TRAINING
 from structure_reg.training.side import Side, mapped_rows
 from structure_reg.training.state import own_state
 from structure_reg.training.together import group_of, is_first
@@ -175,6 +167,8 @@ class Aligner:
     validation_history_ : dict of lists
         For each validation "validation_step" and "validation", the score there. ``history_`` finds
         both names too. Empty for closed forms.
+    n_pairs_ : int or None
+        Number of training pairs over all processes. None after loading a file of 0.1.0.
     stopped_ : str or None
         When or why training stopped: "after 200 steps", or "no better validation since step 40".
         ``history_["stopped"]`` is the same, and the logger "structure_reg" says so at level INFO.
@@ -213,6 +207,7 @@ class Aligner:
 
     selection_: LayerSelection | None
     history_: History
+    n_pairs_: int | None = None  # in pickles of 0.1.0 too
 
     def __init__(
         self,
@@ -255,11 +250,11 @@ class Aligner:
 
     def __repr__(self) -> str:
         """Return the call that makes this Aligner, without options that have their default."""
-        return changed_options(self)
+        return estimator.changed_options(self)
 
     def __sklearn_tags__(self) -> Any:
         """Return the tags by which scikit-learn knows an estimator."""
-        return tags()
+        return estimator.tags()
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002
         """Return the options by name, as scikit-learn asks for them.
@@ -274,7 +269,7 @@ class Aligner:
         dict
             Every option of the constructor.
         """
-        return options_of(self)
+        return estimator.options_of(self)
 
     def set_params(self, **params: Any) -> Aligner:
         """Set options by name; the next :meth:`fit` checks their values.
@@ -294,7 +289,7 @@ class Aligner:
         ValueError
             If there is no such option.
         """
-        set_options(self, params)
+        estimator.set_options(self, params)
         return self
 
     @property
@@ -334,6 +329,7 @@ class Aligner:
         validation: Any = None,
         unpaired: Any = None,
         group: Any = "world",
+        callback: Callable[[int, dict[str, float]], Any] | None = None,
     ) -> Aligner:
         """Select the layers, and fit the heads to the pairs.
 
@@ -371,6 +367,14 @@ class Aligner:
             library and the batch size is divisible by the number of processes; otherwise, each
             computes the whole batch. None: this process alone, for a fit on one process only or for
             the same pairs on each.
+        callback : callable, optional
+            Function called as ``callback(step, values)`` after each step and each validation, for
+            instance to log. `values` is a dict of floats: after a step, its entry of each list in
+            `history_`; after a validation, "validation". Steps count from 0. Step i is validated
+            before it is taken, and the last validation follows all steps. With a callback, the host
+            waits for the device at each step. Return values are ignored, and an error ends the fit.
+            In a group, only the callback of the first process is called. Without training, as in
+            closed forms, there are no calls.
 
         Returns
         -------
@@ -384,18 +388,20 @@ class Aligner:
             wrong kind, do not fit together, or hold a value that is not finite, or if training ends
             with heads that are not finite. All processes of a group raise what one of them raises.
         RuntimeError
-            If another error occurs while a process of a group opens its features.
+            If another error occurs while a process of a group opens its features, or in its
+            callback.
         """
         group = group_of("Aligner.fit", group)
         given = Given(x, y, ids, validation, unpaired)
-        options = options_of(self)
+        options = estimator.options_of(self)
         if self.epochs is None and not self._gains_by_training(given):
             options["epochs"] = 0
-        sides, self.selection_, trained = aligned(given, options, group)
-        self.history_ = History(trained.history, trained.stopped)
+        found = aligned(given, options, group, callback)
+        self.selection_, self.n_pairs_ = found.selection, found.n_pairs
+        self.history_ = History(found.trained.history, found.trained.stopped)
         if is_first(group):
             LOGGER.info("Aligner.fit: stopped: %s", self.stopped_ or "closed form")
-        self._sides = sides
+        self._sides = found.sides
         return self
 
     def transform_x(self, x: Features) -> Any:
@@ -497,9 +503,7 @@ class Aligner:
         TypeError
             If the heads are modules of your own.
         """
-        self._check_fitted("Aligner.save")
-        options = {name: plain(getattr(self, name)) for name in STORED_OPTIONS}
-        write_aligner(path, AlignerFile(self._sides, options, self.history_))
+        file.write_aligner(path, self._content("Aligner.save"))
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str | torch.device = "cpu") -> Aligner:
@@ -527,17 +531,66 @@ class Aligner:
         ValueError
             If :meth:`save` did not write it.
         """
-        stored = read_aligner(path, device)
-        try:
-            aligner = cls(**stored.options)
-            checked_options(options_of(aligner))
-        except (TypeError, ValueError, OverflowError) as error:
-            got = f"options that it cannot have ({error})"
-            raise no_heads_file("Aligner.load", path, got) from error
+        stored = file.read_aligner(path, device)
+        aligner = file.with_options(cls, path, stored.options)
         aligner._sides, aligner.selection_ = stored.sides, None
-        aligner.history_ = stored.history
+        aligner.history_, aligner.n_pairs_ = stored.history, stored.n_pairs
         aligner.layers = aligner.layers_
         return aligner
+
+    save_pretrained, push_to_hub = hub.save_pretrained, hub.push_to_hub
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder_or_repo: str | PathLike[str],
+        *,
+        device: str | torch.device = "cpu",
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | PathLike[str] | None = None,
+    ) -> Aligner:
+        """Read a folder that :meth:`save_pretrained` wrote, or a repository of the Hub.
+
+        Nothing in it is executed. The package huggingface_hub is needed for a repository only.
+
+        Parameters
+        ----------
+        folder_or_repo : str or os.PathLike
+            Folder, or, if there is no such folder, repository as "owner/name".
+        device : str or torch.device
+            Device of the tensors.
+        revision : str, optional
+            Branch, tag or commit of the repository. None: its main branch. A commit never changes.
+        token : str or bool, optional
+            Access token, for a private repository. None: the one stored by ``hf auth login``.
+        cache_dir : str or os.PathLike, optional
+            Folder in which downloads are kept. None: that of huggingface_hub.
+
+        Returns
+        -------
+        Aligner
+            Fitted, as from :meth:`load`.
+
+        Raises
+        ------
+        ImportError
+            If the package safetensors, or huggingface_hub for a repository, is not installed.
+        FileNotFoundError
+            If there is no such folder or repository, or no ``model.safetensors`` in it.
+        ValueError
+            If :meth:`save_pretrained` did not write the file.
+        OSError
+            If the Hub cannot be reached: an error of huggingface_hub.
+        """
+        path = hub.tensors_in(folder_or_repo, revision, token, cache_dir)
+        return cls.load(path, device=device)
+
+    def _content(self, function: str) -> file.AlignerFile:
+        self._check_fitted(function)
+        return file.AlignerFile(
+            self._sides, file.stored_options(self), self.history_, self.n_pairs_
+        )
 
     @own_state()
     @torch.no_grad()
@@ -549,7 +602,7 @@ class Aligner:
 
     def _gains_by_training(self, given: Given) -> bool:
         others = given.validation is not None or given.unpaired is not None
-        return others or not WITHOUT_TRAINING.issuperset(changed_names(self))
+        return others or not WITHOUT_TRAINING.issuperset(estimator.changed_names(self))
 
     def _check_fitted(self, function: str) -> None:
         if not hasattr(self, "_sides"):

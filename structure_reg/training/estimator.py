@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from importlib import import_module
 from typing import Any
 
@@ -25,11 +26,11 @@ def set_options(estimator: Any, options: dict[str, Any]) -> None:
         setattr(estimator, name, value)
 
 
-def changed_options(estimator: Any) -> str:
-    """The call that makes an estimator, without the options that have their default."""
+def changed_options(estimator: Any, *, but: Collection[str] = ()) -> str:
+    """The call that makes an estimator, without these options and those that have their default."""
     options = options_of(estimator)
-    changed = ", ".join(f"{name}={options[name]!r}" for name in changed_names(estimator))
-    return f"{type(estimator).__name__}({changed})"
+    changed = [f"{name}={options[name]!r}" for name in changed_names(estimator) if name not in but]
+    return f"{type(estimator).__name__}({', '.join(changed)})"
 
 
 def changed_names(estimator: Any) -> list[str]:

@@ -13,6 +13,7 @@ from structure_reg.heads.cca_selection import STEPS
 from structure_reg.training._checks import no_finite_heads
 from structure_reg.training.batches import Pairs
 from structure_reg.training.blending import CANDIDATES
+from structure_reg.training.callback import Callback
 from structure_reg.training.closed_form import Heads, closed_form_heads
 from structure_reg.training.data import HeldOut
 from structure_reg.training.loop import TRAINING, Training, train
@@ -45,10 +46,11 @@ def fitted_heads(
     training: TrainingOptions,
     progress: Progress,
     group: Any = None,
+    callback: Callback | None = None,
 ) -> tuple[Heads, Training]:
     """The heads, and what their training was like."""
     if not start.closed_form:
-        return trained_heads(pairs, validation, start, training, progress, group)
+        return trained_heads(pairs, validation, start, training, progress, group, callback)
     progress.stage(FITTING)
     heads = closed_form_heads(pairs, start.head, start.dim)
     return heads, Training({}, None)
@@ -61,6 +63,7 @@ def trained_heads(
     training: TrainingOptions,
     progress: Progress,
     group: Any = None,
+    callback: Callback | None = None,
 ) -> tuple[Heads, Training]:
     if training.epochs == 0:
         start = replace(start, structure_weight=0.0)  # no term is needed
@@ -74,7 +77,7 @@ def trained_heads(
         validate = None
         if validation is not None:
             validate = validator(objective, validation, training.monitor, group)
-        trained = train(objective, pairs, training, validate, progress, group)
+        trained = train(objective, pairs, training, validate, progress, group, callback)
     finite = all(bool(weight.isfinite().all()) for weight in objective.parameters())
     if not of_first(finite, group):
         raise no_finite_heads()

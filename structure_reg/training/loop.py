@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from structure_reg._progress import Progress
 from structure_reg.training.augmentation import Augmentation
 from structure_reg.training.batches import Batch, Pairs, batches
+from structure_reg.training.callback import Callback
 from structure_reg.training.learning_rate import find_learning_rate, optimizer_of
 from structure_reg.training.objective import Objective
 from structure_reg.training.options import TrainingOptions
@@ -39,6 +40,7 @@ def train(
     validate: Validate | None,
     progress: Progress,
     group: Any = None,
+    callback: Callback | None = None,
 ) -> Training:
     """Train in place; with validation, end with the weights of the best step."""
     steps = step_count(len(pairs.x), o.epochs, o.batch_size, o.max_steps)
@@ -52,7 +54,7 @@ def train(
     if isinstance(lr, str):
         lr = find_learning_rate(objective, stream, o.weight_decay, group)
     optimizer = optimizer_of(objective, lr, o.weight_decay)
-    watch = Watch(objective, validate, o.patience)
+    watch = Watch(objective, validate, o.patience, callback)
     history = History()
     objective.train()
     for step in range(steps + 1):
@@ -78,6 +80,8 @@ def train(
             logit_scale=scale,
             weight=objective.weight * share,
         )
+        if callback is not None:
+            callback(step, history.last())
         progress.step()
     watch.restore_best()
     objective.eval()
@@ -122,6 +126,9 @@ class History:
         for name, value in values.items():
             kept = value.detach().clone() if isinstance(value, Tensor) else value
             self.values.setdefault(name, []).append(kept)
+
+    def last(self) -> dict[str, float]:
+        return {name: torch.as_tensor(values[-1]).item() for name, values in self.values.items()}
 
     def lists(self) -> dict[str, list[float]]:
         return {name: torch.as_tensor(values).tolist() for name, values in self.values.items()}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from structure_reg.evaluation.retrieval import retrieval
 from structure_reg.training.batches import Batch
+from structure_reg.training.callback import Callback
 from structure_reg.training.data import HeldOut
 from structure_reg.training.objective import Objective
 from structure_reg.training.rows import Rows
@@ -50,8 +51,15 @@ def mapped(head: nn.Module, x: Tensor | Rows) -> Tensor:
 class Watch:
     """The best step so far, and whether it was too long ago."""
 
-    def __init__(self, objective: Objective, validate: Validate | None, patience: float) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        validate: Validate | None,
+        patience: float,
+        callback: Callback | None = None,
+    ) -> None:
         self.objective, self.validate, self.patience = objective, validate, patience
+        self.callback = callback
         self.steps: list[float] = []
         self.scores: list[float] = []
         self.best_score, self.best_done = -math.inf, 0.0
@@ -67,6 +75,8 @@ class Watch:
         self.objective.train()
         self.steps.append(step)
         self.scores.append(score)
+        if self.callback is not None:
+            self.callback(step, {"validation": score})
         if score > self.best_score:
             self.best_score, self.best_done, self.best_step = score, done, step
             self.best_state = copy.deepcopy(self.objective.state_dict())
