@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from structure_reg import Aligner
@@ -69,3 +71,36 @@ def test_what_reads_stored_pairs_runs_from_any_folder(tmp_path: Path) -> None:
 def test_the_kept_features_are_those_described() -> None:
     kept = sum(file.stat().st_size for file in (ROOT / "examples/data").iterdir())
     assert kept <= 10_000_000
+
+
+def test_labels_of_cells_with_donors_apart(tmp_path: Path) -> None:
+    """Cells of an unseen donor, whose embedding has an offset of its own, get the right label."""
+    anndata = pytest.importorskip("anndata")
+    pytest.importorskip("sklearn")
+    rng = np.random.default_rng(0)
+    types, donors = np.repeat(["B cell", "T cell", "NK cell"], 80), np.tile(list("abcd"), 60)
+    centers = {name: rng.normal(size=8) for name in ("B cell", "T cell", "NK cell", *"abcd")}
+    means = [centers[t] + 0.2 * centers[d] for t, d in zip(types, donors, strict=True)]
+    cells = anndata.AnnData(
+        obs={"type": types, "donor": donors},
+        obsm={"X_encoder": np.array(means) + 0.3 * rng.normal(size=(240, 8))},
+        shape=(240, 0),
+    )
+    cells.obs_names = [f"cell {i}" for i in range(240)]
+    cells.write_h5ad(tmp_path / "cells.h5ad")
+    columns = ("--obsm", "X_encoder", "--label", "type", "--group", "donor", "--folds", "2")
+    printed = run(tmp_path, "examples/anndata_labels.py", "--data", "cells.h5ad", *columns)
+    lines = [line.split() for line in printed.splitlines()]
+    folds = [line for line in lines if line and line[0] in ("a,", "b,")]
+    assert sorted("".join(fold[:2]) for fold in folds) == ["a,c", "b,d"]
+    assert all(float(fold[2]) > 90 for fold in folds)
+    recalls = [line[2:4] for line in lines if line[1:2] == ["cell"]]
+    assert [cells for cells, _ in recalls] == ["80", "80", "80"]
+    assert all(float(recall) > 90 for _, recall in recalls)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("scanpy"), reason="scanpy is not installed")
+def test_labels_of_the_blood_cells_of_scanpy(tmp_path: Path) -> None:
+    printed = run(tmp_path, "examples/anndata_labels.py")
+    assert "700 cells, 10 classes, 8 groups" in printed
