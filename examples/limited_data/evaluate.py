@@ -51,15 +51,7 @@ Model = Aligner | Unaligned
 # %% One run
 def retrieved(aligner: Model, of: Features, layers: list[str], run: Run) -> dict[str, Any]:
     """Retrieval of each picture and each caption once: R@k, P@k, MAP@k and ranks both ways."""
-    rows = of.split(run["evaluation"]["split"])
-    if not len(rows):
-        raise SystemExit(
-            f"{run['data']['pairs']}: expected pairs of the split "
-            f"{run['evaluation']['split']!r}, got none"
-        )
-    images, texts = first_of(of.image_rows, rows), first_of(of.text_rows, rows)
-    if run["data"]["positives"] != "image":  # equal captions are one text
-        texts = first_of(torch.tensor(features.numbered_captions(of.pairs)), texts)
+    images, texts = candidates(of, run)
     found = structure_reg.retrieval(
         aligner.transform_x(of.x(layers[0], images)),
         aligner.transform_y(of.y(layers[1], texts)),
@@ -73,6 +65,20 @@ def retrieved(aligner: Model, of: Features, layers: list[str], run: Run) -> dict
     }
     sizes = {"images": len(images), "texts": len(texts)}
     return {"mean recall": found.mean_recall, **sizes, **ways}
+
+
+def candidates(of: Features, run: Run) -> tuple[Tensor, Tensor]:
+    """Return the rows of the evaluated split with each picture once, and with each caption once."""
+    rows = of.split(run["evaluation"]["split"])
+    if not len(rows):
+        raise SystemExit(
+            f"{run['data']['pairs']}: expected pairs of the split "
+            f"{run['evaluation']['split']!r}, got none"
+        )
+    images, texts = first_of(of.image_rows, rows), first_of(of.text_rows, rows)
+    if run["data"]["positives"] != "image":  # equal captions are one text
+        texts = first_of(torch.tensor(features.numbered_captions(of.pairs)), texts)
+    return images, texts
 
 
 def first_of(values: Tensor, rows: Tensor) -> Tensor:
@@ -122,7 +128,8 @@ def kept(aligner: Model, of: Features, layers: list[str], run: Run) -> dict[str,
     return found
 
 
-def evaluated(folder: Path, overrides: list[str], root: Path) -> dict[str, Any]:
+def opened(folder: Path, overrides: list[str]) -> tuple[Model, Run, dict[str, Any]]:
+    """Return the model of a run, its settings, and its result."""
     record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     run = yaml.safe_load((folder / "settings.yaml").read_text(encoding="utf-8"))
     for override in overrides:
@@ -131,6 +138,11 @@ def evaluated(folder: Path, overrides: list[str], root: Path) -> dict[str, Any]:
     settings.check(run, folder / "settings.yaml")
     unaligned = run["aligner"].get("head") == settings.IDENTITY
     aligner = Unaligned() if unaligned else Aligner.load(folder / "aligner.safetensors")
+    return aligner, run, record
+
+
+def evaluated(folder: Path, overrides: list[str], root: Path) -> dict[str, Any]:
+    aligner, run, record = opened(folder, overrides)
     layers = record["layers"]
     own = features.load(run["data"], root)
     sets = {name: features.load(features.of_set(run["data"], name), root)
@@ -161,6 +173,14 @@ def by_number(folder: Path) -> list[tuple[int, str]]:
     """Sort key that puts 50 before 100, and numbers before words."""
     parts = re.findall(r"\d+|\D+", str(folder))
     return [(int(part), "") if part.isdecimal() else (2**62, part) for part in parts]
+
+
+def folders_of(runs: Path) -> list[Path]:
+    """Return the folders of all runs below a folder."""
+    folders = sorted((path.parent for path in runs.rglob("result.json")), key=by_number)
+    if not folders:
+        raise SystemExit(f"{runs}: expected runs of train_alignment.py, got none")
+    return folders
 
 
 def tables(records: list[dict[str, Any]]) -> str:
@@ -210,11 +230,8 @@ def main() -> None:
         help="folder of tables and features; default: %(default)s",
     )
     args = parser.parse_args()
-    folders = sorted((path.parent for path in args.runs.rglob("result.json")), key=by_number)
-    if not folders:
-        raise SystemExit(f"{args.runs}: expected runs of train_alignment.py, got none")
     records = []
-    for folder in tqdm(folders, desc="evaluating", unit="run"):
+    for folder in tqdm(folders_of(args.runs), desc="evaluating", unit="run"):
         record = evaluated(folder, args.set, args.root)
         results.as_json(folder / "evaluation.json", record)
         records.append(results.plain(record))

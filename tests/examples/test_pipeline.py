@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +23,7 @@ import prepare_data
 import pytest
 import results
 import settings
+import show
 import similarities
 import torch
 import train_alignment
@@ -108,6 +111,29 @@ def test_train_and_evaluate(prepared: Path, tmp_path: Path, command: Command) ->
     assert (tmp_path / "preservation.png").stat().st_size > 10_000
     assert (tmp_path / "pairs.png").stat().st_size > 10_000
     assert "±" in (tmp_path / "table.txt").read_text()
+
+
+def test_show_what_a_run_finds(prepared: Path, tmp_path: Path, command: Command) -> None:
+    command(train_alignment, prepared / "tiny.yaml", "--output", tmp_path)
+    command(show, tmp_path, "--queries", 2, "--results", 3)
+    (path,) = tmp_path.rglob("found.html")
+    page = path.read_text(encoding="utf-8")
+    pictures_for_text, texts_for_picture = page.split("<h2>")[1:]
+    assert pictures_for_text.count("<section>") == texts_for_picture.count("<section>") == 2
+    assert pictures_for_text.count("<img ") == 6
+    assert texts_for_picture.count("<img ") == 2
+    assert page.count("<span") == 12
+    assert not re.findall(r'(?:src|href)="(?!data:image/jpeg;base64,)', page)
+
+
+def test_a_right_result_has_a_frame_and_a_text_is_escaped() -> None:
+    texts = ["<b>", "two", "three"]
+    side = show.Side(lambda i: html.escape(texts[i]), torch.eye(3), torch.tensor([0, 1, 2]))
+    found = show.sections(side, side, count=3, k=1, between="")
+    assert found.count('<span class="right"') == 3
+    assert "&lt;b&gt;" in found
+    apart = side._replace(ids=torch.tensor([3, 4, 5]))
+    assert 'class="right"' not in show.sections(side, apart, count=3, k=1, between="")
 
 
 @pytest.mark.parametrize(
