@@ -100,7 +100,7 @@ def page(
     picture = Side(lambda i: thumbnail(*of_image[i][:2]), z_x, of.ids[images])
     text = Side(lambda i: html.escape(of_text[i].caption), z_y, of.ids[texts])
     return PAGE.format(
-        title=html.escape(f"What {Path(run['data']['pairs']).parent.name} finds"),
+        title=html.escape(f"What a run found in {Path(run['data']['pairs']).parent.name}"),
         images=len(images),
         texts=len(texts),
         pictures_for_text=sections(text, picture, count=count, k=k, between=""),
