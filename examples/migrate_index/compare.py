@@ -1,11 +1,12 @@
-"""Compare ways to map stored vectors: the table of the page on migrating an index.
+"""Compare ways to map stored vectors: the tables of the page on migrating an index.
 
     python embed.py
-    pip install isotrieve            # optional: its ridge is then one of the rows
+    pip install isotrieve            # optional: its ridge regression is then compared as well
     python compare.py                # 3 splits, 100 to 2,000 calibration texts
     python compare.py --old minilm-4
 
-Prints nDCG@10 as a percentage of that of an index of the new model's own vectors.
+Prints nDCG@10 in percent of that of an index of the new model's own vectors, and how many of the
+ten nearest rows of that index are found.
 """
 
 # %%
@@ -18,44 +19,65 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from migration import gains
-from texts import Vectors, vectors
+from migration import Vectors, fitted, gains
+from texts import vectors
 from torch import Tensor
 
 from structure_reg import fit_cca, fit_procrustes, fit_ridge, search
 
-# From calibration texts (old, new), stored vectors and queries to the rows found, (n, 10).
-Method = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+# From both models' calibration texts, stored vectors and queries to the rows found, (n, 10).
+Method = Callable[[Vectors, Vectors, Tensor, Tensor], Tensor]
 
 
-def isotrieve(old: Tensor, new: Tensor, stored: Tensor, queries: Tensor) -> Tensor:
+def isotrieve(old: Vectors, new: Vectors, stored: Tensor, queries: Tensor) -> Tensor:
     from isotrieve import RidgeMapping
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it advises ten texts per dimension
-        mapping = RidgeMapping().fit(old.numpy(), new.numpy())
-    return search(queries, torch.from_numpy(mapping.transform(stored.numpy())).float()).indices
+        mapping = RidgeMapping().fit(old.texts.numpy(), new.texts.numpy())
+    mapped = torch.from_numpy(mapping.transform(stored.numpy()))
+    return search(queries, mapped.float()).indices
 
 
-def ridge(old: Tensor, new: Tensor, stored: Tensor, queries: Tensor) -> Tensor:
-    head_old, head_new = fit_ridge(old, new)
+def ridge(old: Vectors, new: Vectors, stored: Tensor, queries: Tensor) -> Tensor:
+    head_old, head_new = fit_ridge(old.texts, new.texts)
     return search(head_new(queries), head_old(stored)).indices
 
 
-def procrustes(old: Tensor, new: Tensor, stored: Tensor, queries: Tensor) -> Tensor:
-    head_old, head_new = fit_procrustes(old, new, standardise=False)
+def procrustes(old: Vectors, new: Vectors, stored: Tensor, queries: Tensor) -> Tensor:
+    head_old, head_new = fit_procrustes(old.texts, new.texts, standardise=False)
     return search(head_new(queries), head_old(stored)).indices
 
 
-def cca(old: Tensor, new: Tensor, stored: Tensor, queries: Tensor) -> Tensor:
-    head_old, head_new = fit_cca(old, new, standardise=False)
+def cca(old: Vectors, new: Vectors, stored: Tensor, queries: Tensor) -> Tensor:
+    head_old, head_new = fit_cca(old.texts, new.texts, standardise=False)
     return search(head_new(queries), head_old(stored)).indices
 
 
-def cca_with_csls(old: Tensor, new: Tensor, stored: Tensor, queries: Tensor) -> Tensor:
-    head_old, head_new = fit_cca(old, new, standardise=False)
-    banks = head_new(new), head_old(old)
+def cca_and_texts(old: Vectors, new: Vectors, stored: Tensor, queries: Tensor) -> Tensor:
+    head_old, head_new = fit_cca(old.texts, new.texts, standardise=False)
+    banks = head_new(new.texts), head_old(old.texts)
     return search(head_new(queries), head_old(stored), csls=banks).indices
+
+
+def without_old_queries(old: Vectors, new: Vectors, stored: Tensor, queries: Tensor) -> Tensor:
+    return migrated(old._replace(queries=None), new, stored, queries)
+
+
+def migrated(old: Vectors, new: Vectors, stored: Tensor, queries: Tensor) -> Tensor:
+    migration = fitted(old, new)
+    banks = migration.bank, migration.old(old.texts)
+    return search(migration.new(queries), migration.old(stored), csls=banks).indices
+
+
+def with_queries(method: Method) -> Method:
+    """The same method with the queries of the calibration texts as further pairs."""
+
+    def found(old: Vectors, new: Vectors, stored: Tensor, queries: Tensor) -> Tensor:
+        both = (Vectors(torch.cat(side), None) for side in (old, new))
+        return method(*both, stored, queries)
+
+    return found
 
 
 METHODS: dict[str, Method] = {
@@ -63,62 +85,69 @@ METHODS: dict[str, Method] = {
     "fit_ridge": ridge,
     "fit_procrustes, not standardised": procrustes,
     "fit_cca, not standardised": cca,
-    "the same with CSLS": cca_with_csls,
+    "+ CSLS over the texts": cca_and_texts,
+    "+ CSLS over their queries": without_old_queries,
+    "isotrieve's ridge, with queries": with_queries(isotrieve),
+    "fit_ridge, with queries": with_queries(ridge),
+    "fit_cca, with queries": with_queries(cca),
+    "this example": migrated,
 }
 
 
-def split(of: Vectors, seed: int, stored: int, queries: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Titles of the first stored texts as queries, stored texts, and calibration texts."""
-    order = torch.randperm(len(of.titles), generator=torch.Generator().manual_seed(seed))
-    texts = of.descriptions[order]
-    return of.titles[order[:queries]], texts[:stored], texts[stored:]
+def split(side: Vectors, seed: int, stored: int, queries: int) -> tuple[Tensor, Tensor, Vectors]:
+    """Queries for the first stored texts, the stored texts, and the calibration texts."""
+    order = torch.randperm(len(side.texts), generator=torch.Generator().manual_seed(seed))
+    texts, of_texts = (z[order] for z in side)
+    return of_texts[:queries], texts[:stored], Vectors(texts[stored:], of_texts[stored:])
 
 
+def measures(found: Tensor, native: Tensor) -> Tensor:
+    """Percentages of the native nDCG@10, and of the native ten nearest rows, (2,)."""
+    target = torch.arange(len(found))
+    kept = gains(found, target).mean() / gains(native, target).mean()
+    overlap = (found[:, :, None] == native[:, None]).any(2).double().mean()
+    return 100 * torch.stack([kept, overlap])
+
+
+@torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--old", choices=("minilm", "minilm-4"), default="minilm")
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 200, 500, 1000, 2000])
-    parser.add_argument("--seeds", type=int, default=3, help="splits; default: %(default)s")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the splits")
+    parser.add_argument("--stored", type=int, default=4000, help="texts; default: %(default)s")
     parser.add_argument(
-        "--stored", type=int, default=4000, help="texts of the index; default: 4000"
-    )
-    parser.add_argument(
-        "--queries", type=int, default=1000, help="stored texts to search by title; default: 1000"
+        "--queries", type=int, default=1000, help="titles of stored texts; default: %(default)s"
     )
     parser.add_argument("--data", type=Path, default=Path("data/debian"))
     args = parser.parse_args()
-    old, new = vectors(args.data, args.old), vectors(args.data, "mpnet")
-    target = torch.arange(args.queries)
     methods = dict(METHODS)
     if importlib.util.find_spec("isotrieve") is None:
-        del methods["isotrieve's ridge"]
+        methods = {name: method for name, method in methods.items() if "isotrieve" not in name}
+    models = [vectors(args.data, name) for name in (args.old, "mpnet")]
+    splits = [[split(m, seed, args.stored, args.queries) for m in models] for seed in args.seeds]
+    natives = [search(queries, texts).indices for _, (queries, texts, _) in splits]
 
-    def row(name: str, kept: list[list[float]]) -> None:
-        cells = torch.tensor(kept)  # (seeds, sizes)
-        print(f"{name:>34}" + "".join(f"{100 * mean:8.1f}" for mean in cells.mean(0)), flush=True)
-
-    splits = [
-        tuple(split(of, seed, args.stored, args.queries) for of in (old, new))
-        for seed in range(args.seeds)
-    ]
-    truths = [gains(search(q, y).indices, target).mean() for _, (q, y, _) in splits]
-    print(f"{'calibration texts':>34}" + "".join(f"{size:8d}" for size in args.sizes))
+    print(f"{'nDCG@10 kept, overlap@10; texts:':>34}" + "".join(f"{n:>13}" for n in args.sizes))
     for name, method in methods.items():
-        kept = [
-            [
-                (gains(method(x[:n], y[:n], stored, queries), target).mean() / truth).item()
-                for n in args.sizes
-            ]
-            for ((_, stored, x), (queries, _, y)), truth in zip(splits, truths, strict=True)
-        ]
-        row(name, kept)
-    found = [search(q, stored).indices for (q, stored, _), _ in splits]
-    kept = [
-        (gains(f, target).mean() / truth).item() for f, truth in zip(found, truths, strict=True)
+        print(f"{name:>34}", end="", flush=True)
+        for n in args.sizes:
+            of_seeds = []
+            for ((_, stored, x), (queries, _, y)), native in zip(splits, natives, strict=True):
+                few = (Vectors(*(z[:n] for z in side)) for side in (x, y))
+                of_seeds.append(measures(method(*few, stored, queries), native))
+            mean = torch.stack(of_seeds).mean(0).tolist()
+            print("{:>7.1f}{:>6.1f}".format(*mean), end="", flush=True)
+        print()
+    of_old = [
+        measures(search(queries, stored).indices, native)
+        for ((queries, stored, _), _), native in zip(splits, natives, strict=True)
     ]
-    row("old index, old queries", [[value] * len(args.sizes) for value in kept])
+    print(
+        f"{'old index, old queries':>34}" + "{:>7.1f}{:>6.1f}".format(*torch.stack(of_old).mean(0))
+    )
 
 
 if __name__ == "__main__":

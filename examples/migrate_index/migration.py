@@ -1,7 +1,7 @@
 """From the vectors of an old embedding model to an index that a new model searches.
 
-A CCA is fitted to calibration texts, which both models embed. The stored vectors are mapped with
-its head for the old model, the queries with its head for the new one, and a column holds the local
+A CCA is fitted to calibration texts, which both models embed. Its head for the old model maps the
+stored vectors, and its head for the new model maps the queries. One more column holds the local
 scaling of CSLS, so that an index of inner products ranks as `search(..., csls=...)` does.
 """
 
@@ -14,27 +14,42 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from structure_reg import fit_cca, load_heads, local_scaling, save_heads, search
+from structure_reg import fit_cca, load_heads, local_scaling, save_heads, search, select_cca
 
-Array = Any  # of NumPy, in memory or mapped from a file, or a tensor
+
+class Vectors(NamedTuple):
+    """Vectors of texts by one model, and of a query for each: a title, or a question it answers."""
+
+    texts: Tensor  # (n, d)
+    queries: Tensor | None  # (n, d); None if the model can no longer embed them
 
 
 class Migration(NamedTuple):
-    """What maps stored vectors and queries; `save_heads` keeps the heads, and any file the bank."""
+    """What maps the stored vectors and the queries."""
 
     old: nn.Linear  # head of the old model, for stored vectors
     new: nn.Linear  # head of the new model, for queries
-    bank: Tensor  # calibration texts as the new head maps them, (n, dim)
+    bank: Tensor  # calibration queries as the new head maps them, (n, dim)
 
 
-def fitted(old: Tensor, new: Tensor) -> Migration:
-    """Fit the map to both models' vectors of the same texts, (n, d_old) and (n, d_new)."""
-    head_old, head_new = fit_cca(old, new, standardise=False)
-    return Migration(head_old, head_new, head_new(new).detach())
+@torch.no_grad()
+def fitted(old: Vectors, new: Vectors) -> Migration:
+    """Fit the heads to both models' vectors of the calibration texts and of their queries.
+
+    A text and its query are positives of each other when the ridges are chosen, since finding one
+    by the other is what the index is for. Without queries by the old model, the texts alone are
+    the pairs.
+    """
+    x, y, ids = old.texts, new.texts, torch.arange(len(old.texts))
+    if old.queries is not None:
+        x, y, ids = torch.cat(old), torch.cat(new), ids.repeat(2)
+    chosen = select_cca(x, y, ids=ids, standardise=False)
+    head_old, head_new = fit_cca(x, y, ridge=chosen.ridge, power=chosen.power, standardise=False)
+    return Migration(head_old, head_new, head_new(new.queries))
 
 
 def save_migration(migration: Migration, folder: Path) -> None:
-    """Save the heads and the bank; no file holds anything executable."""
+    """Save the heads and the bank; neither file holds anything executable."""
     save_heads(folder / "map.safetensors", migration.old, migration.new)
     np.save(folder / "bank.npy", migration.bank.numpy())
 
@@ -45,9 +60,10 @@ def load_migration(folder: Path) -> Migration:
     return Migration(old, new, torch.from_numpy(np.load(folder / "bank.npy")))
 
 
+# %% The index
 @torch.no_grad()
 def index_rows(migration: Migration, stored: Tensor) -> Tensor:
-    r"""Rows [z, -r / 2] of the index: the mapped vector, of unit length, and its local scaling."""
+    """Rows [z, -r / 2] of the index: mapped vectors of unit length, and their local scaling."""
     z = nn.functional.normalize(migration.old(stored))  # (n, dim)
     r = local_scaling(z, migration.bank)  # (n,)
     return torch.cat([z, -r[:, None].to(z) / 2], 1)  # (n, dim + 1)
@@ -55,33 +71,34 @@ def index_rows(migration: Migration, stored: Tensor) -> Tensor:
 
 @torch.no_grad()
 def query_rows(migration: Migration, queries: Tensor) -> Tensor:
-    """Rows [z, 1], whose inner product with a row of the index is half its CSLS score."""
+    """Rows [z, 1], whose inner products with the rows of the index rank as CSLS does."""
     z = nn.functional.normalize(migration.new(queries))  # (n, dim)
     return torch.cat([z, torch.ones_like(z[:, :1])], 1)  # (n, dim + 1)
 
 
 @torch.no_grad()
-def folded(migration: Migration, rows: Tensor, length: float) -> Tensor:
-    r"""Rows of an index for unmapped queries [q, 1]: the head of the queries moved into the index.
+def folded(migration: Migration, rows: Tensor) -> Tensor:
+    r"""Rows of an index for [q, 1] with unmapped queries q: it contains the head of the queries.
 
     .. math::
         z^\top (W q + b) - \tfrac{l}{2} r
         = \bigl[ W^\top z, \; b^\top z - \tfrac{l}{2} r \bigr]^\top [q, 1]
 
-    Divided by :math:`l = |W q + b|`, this is the score of `query_rows`. One index has one l for all
-    queries, so take its mean over the calibration texts. Without CSLS, the ranking is the same.
+    With :math:`l = |W q + b|` this ranks as `query_rows` does. One index has one l for all queries,
+    here its mean over the calibration queries.
     """
     z, minus_half_r = rows[:, :-1], rows[:, -1]  # (n, dim), (n,)
+    length = migration.bank.norm(dim=1).mean()
     offset = z @ migration.new.bias + length * minus_half_r
     return torch.cat([z @ migration.new.weight, offset[:, None]], 1)  # (n, d_new + 1)
 
 
-def write_index(migration: Migration, stored: Array, path: Path, block: int = 65_536) -> Array:
-    """Map stored vectors, which may be a memory map, block by block into a file of float32."""
+def write_index(migration: Migration, stored: Any, path: Path, block: int = 65_536) -> np.ndarray:
+    """Map an array of stored vectors, which may be a memory map, by blocks into a file."""
     shape = (len(stored), migration.old.out_features + 1)
     rows = np.lib.format.open_memmap(path, "w+", np.float32, shape)
     for start in range(0, len(stored), block):
-        some = torch.from_numpy(np.asarray(stored[start : start + block], np.float32))
+        some = torch.from_numpy(np.array(stored[start : start + block], np.float32))
         rows[start : start + block] = index_rows(migration, some)
     rows.flush()
     return rows
@@ -89,13 +106,13 @@ def write_index(migration: Migration, stored: Array, path: Path, block: int = 65
 
 # %% Whether to do it
 def gains(found: Tensor, target: Tensor) -> Tensor:
-    """Gain of nDCG@k of each query with one right answer: 1 / log2(1 + rank), or 0 beyond k."""
+    """Gain of nDCG@k of queries with one right answer each: 1 / log2(1 + rank), or 0 beyond k."""
     hits = (found == target[:, None]).double()  # (n, k)
     return (hits / torch.arange(2, found.shape[1] + 2).double().log2()).sum(1)  # (n,)
 
 
 class Report(NamedTuple):
-    """Gains of left-out queries in the mapped index, and of the old model's in the old one."""
+    """Gains of the same queries in the mapped index and, with the old model, in the old one."""
 
     mapped: Tensor  # (n,)
     old: Tensor | None  # (n,)
@@ -114,7 +131,7 @@ class Report(NamedTuple):
         return (self.mapped.mean() / old.mean()).item(), low, high
 
     def verdict(self, wanted: float) -> str:
-        """Go if the whole interval is above what is wanted, no-go if it is below."""
+        """Go if the whole interval is at least what is wanted, and no-go if it is below."""
         kept, low, high = self.kept()
         if high < wanted:
             said = "no-go"
@@ -123,13 +140,12 @@ class Report(NamedTuple):
         return f"keeps {kept:.3f} [{low:.3f}, {high:.3f}], {wanted:.2f} wanted: {said}"
 
     def __str__(self) -> str:
-        """nDCG@10 and R@1, in which a gain of 1 is a first rank."""
-        lines = [f"{len(self.mapped)} left-out queries   nDCG@10     R@1    R@10"]
+        """Return a table of nDCG and recall."""
+        lines = [f"{len(self.mapped):>6} left-out queries   nDCG@10     R@1    R@10"]
         for name, gain in (("mapped index", self.mapped), ("old index", self.old)):
-            if gain is None:
-                continue
-            measures = (gain, (gain == 1).double(), (gain > 0).double())
-            lines.append(f"{name:>25}" + "".join(f"{m.mean():8.3f}" for m in measures))
+            if gain is not None:
+                measures = (gain, (gain == 1).double(), (gain > 0).double())
+                lines.append(f"{name:>24}  " + "".join(f"{m.mean():8.3f}" for m in measures))
         return "\n".join(lines)
 
 
@@ -137,8 +153,7 @@ class Report(NamedTuple):
 def report(
     stored: Tensor,
     rows: Tensor,
-    new: Tensor,
-    new_queries: Tensor,
+    new: Vectors,
     old_queries: Tensor | None = None,
     *,
     folds: int = 5,
@@ -151,39 +166,36 @@ def report(
     stored : Tensor of shape (m, d_old)
         All vectors of the old index, or as many of them as memory holds.
     rows : Tensor of shape (n,)
-        Which of them are calibration texts, int64.
-    new : Tensor of shape (n, d_new)
-        Vectors of the calibration texts by the new model.
-    new_queries : Tensor of shape (n, d_new)
-        A query for each calibration text, by the new model: its title, or a question it answers.
+        Which of them are the calibration texts, int64.
+    new : Vectors
+        The calibration texts and their queries by the new model, (n, d_new) each.
     old_queries : Tensor of shape (n, d_old), optional
-        The same queries by the old model. Without them, if the old model is gone, the report
-        compares with a search that is always right.
+        The queries by the old model, unless it is gone.
     folds, seed : int
-        Number of folds, and seed of their order. Each fit has one fold less than the final one, so
-        the report is slightly low.
+        Number of folds, and seed of their order. A fit lacks one fold of the texts of the final
+        one, so that the report is slightly low.
 
     Returns
     -------
     Report
-        Gains of the n queries. The texts that a fold is fitted to are left out of its gallery,
-        since the fit knows them; all other vectors are in it.
+        Gains of the n queries. The gallery holds all stored vectors but those of the texts that
+        this fold is fitted to, which the fit knows.
     """
     n = len(rows)
     mapped = torch.zeros(n).double()
-    old = None if old_queries is None else torch.zeros(n).double()
+    of_old = None if old_queries is None else torch.zeros(n).double()
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     for left in order.chunk(folds):
         fit = order[~torch.isin(order, left)]
+        old = Vectors(stored[rows[fit]], None if old_queries is None else old_queries[fit])
+        migration = fitted(old, Vectors(*(z[fit] for z in new)))
         gallery = torch.ones(len(stored), dtype=torch.bool)
         gallery[rows[fit]] = False
-        target = (gallery.cumsum(0) - 1)[rows[left]]  # positions in the gallery
-        migration = fitted(stored[rows[fit]], new[fit])
-        banks = migration.bank, migration.old(stored[rows[fit]])
+        target = (gallery.cumsum(0) - 1)[rows[left]]  # places in the gallery
+        banks = migration.bank, migration.old(old.texts)
         z = migration.old(stored[gallery])
-        found = search(migration.new(new_queries[left]), z, csls=banks).indices
+        found = search(migration.new(new.queries[left]), z, csls=banks).indices
         mapped[left] = gains(found, target)
-        if old is not None and old_queries is not None:
-            found = search(old_queries[left], stored[gallery]).indices
-            old[left] = gains(found, target)
-    return Report(mapped, old)
+        if of_old is not None:
+            of_old[left] = gains(search(old_queries[left], stored[gallery]).indices, target)
+    return Report(mapped, of_old)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from migration import Vectors
 
 LISTS = Path("/var/lib/apt/lists")
 APT_HELPER = "/usr/lib/apt/apt-helper"  # reads lz4, in which apt stores its lists
@@ -96,14 +96,7 @@ def sample(path: Path, count: int, seed: int = 0) -> list[Text]:
     return [texts[i] for i in np.random.default_rng(seed).permutation(len(texts))[:count]]
 
 
-class Vectors(NamedTuple):
-    """Vectors of all texts by one model, in the same order, (n, d) each."""
-
-    titles: Tensor
-    descriptions: Tensor
-
-
 def vectors(folder: Path, model: str) -> Vectors:
-    """Read what embed.py wrote."""
-    files = (folder / f"{model}.{field}.npy" for field in Vectors._fields)
+    """Read what embed.py wrote of a model: descriptions as texts, and titles as queries."""
+    files = (folder / f"{model}.{field}.npy" for field in ("descriptions", "titles"))
     return Vectors(*(torch.from_numpy(np.load(file)).float() for file in files))

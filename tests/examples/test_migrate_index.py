@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import texts
 import torch
+from migration import Migration, Vectors
 from torch import Tensor
 
 from structure_reg import search
@@ -42,8 +43,8 @@ Description-en: Large editor
 
 
 @pytest.fixture(scope="module")
-def vectors() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Texts and queries by an old and a new model, whose 12 concepts are under noise."""
+def models() -> tuple[Vectors, Vectors]:
+    """Texts and queries by an old and a new model: 12 concepts under noise."""
     g = torch.Generator().manual_seed(0)
 
     def rows(concepts: Tensor, W: Tensor) -> Tensor:
@@ -53,7 +54,26 @@ def vectors() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     of_texts = torch.randn(400, 12, generator=g)
     of_queries = of_texts + 0.3 * torch.randn(400, 12, generator=g)
     old, new = torch.randn(12, 24, generator=g), torch.randn(12, 32, generator=g)
-    return rows(of_texts, old), rows(of_queries, old), rows(of_texts, new), rows(of_queries, new)
+    return tuple(Vectors(rows(of_texts, W), rows(of_queries, W)) for W in (old, new))
+
+
+CALIBRATION, REST = torch.arange(300, 400), torch.arange(300)
+
+
+def at(rows: Tensor, side: Vectors) -> Vectors:
+    return Vectors(*(z[rows] for z in side))
+
+
+@pytest.fixture(scope="module")
+def fit(models: tuple[Vectors, Vectors]) -> Migration:
+    return migration.fitted(*(at(CALIBRATION, side) for side in models))
+
+
+def by_csls(fit: Migration, models: tuple[Vectors, Vectors]) -> Tensor:
+    """What the public search finds for the other queries."""
+    old, new = models
+    banks = fit.bank, fit.old(old.texts[CALIBRATION])
+    return search(fit.new(new.queries[REST]), fit.old(old.texts[REST]), csls=banks).indices
 
 
 # The texts
@@ -89,43 +109,45 @@ def test_vectors_come_back_in_the_order_of_the_texts(tiny_root: Path) -> None:
 
 
 # The map
-def test_inner_products_rank_as_csls_does(vectors: tuple[Tensor, ...]) -> None:
-    old, _, new, queries = vectors
-    fit = migration.fitted(old[300:], new[300:])
-    expected = search(
-        fit.new(queries[:300]), fit.old(old[:300]), csls=(fit.bank, fit.old(old[300:]))
-    ).indices
-    scores = migration.query_rows(fit, queries[:300]) @ migration.index_rows(fit, old[:300]).mT
-    assert torch.equal(scores.topk(10).indices, expected)
+def test_inner_products_rank_as_csls_does(fit: Migration, models: tuple[Vectors, Vectors]) -> None:
+    old, new = (at(REST, side) for side in models)
+    scores = migration.query_rows(fit, new.queries) @ migration.index_rows(fit, old.texts).mT
+    assert torch.equal(scores.topk(10).indices, by_csls(fit, models))
 
 
-def test_raw_queries_find_in_the_folded_index_what_mapped_ones_find(
-    vectors: tuple[Tensor, ...],
+def test_a_folded_index_scores_raw_queries_as_mapped_ones(
+    fit: Migration, models: tuple[Vectors, Vectors]
 ) -> None:
-    """Each score is that of the mapped query times a length, which is 1 in a fixed direction."""
-    old, _, new, queries = vectors
-    fit = migration.fitted(old[300:], new[300:])
-    rows = migration.index_rows(fit, old[:300])
-    for q in queries[:20]:
-        length = fit.new(q).norm().item()
-        scores = migration.folded(fit, rows, length) @ torch.cat([q, torch.ones(1)])
-        expected = length * rows @ migration.query_rows(fit, q[None])[0]
+    """For queries of the mean length, by one factor; a bank of one query has its length."""
+    old, new = (at(REST, side) for side in models)
+    rows = migration.index_rows(fit, old.texts)
+    for q in new.queries[:20]:
+        z = fit.new(q)[None].detach()
+        scores = migration.folded(fit._replace(bank=z), rows) @ torch.cat([q, torch.ones(1)])
+        expected = z.norm() * rows @ migration.query_rows(fit, q[None])[0]
         torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_saved_map_writes_the_same_index_in_blocks(
-    vectors: tuple[Tensor, ...], tmp_path: Path
+    fit: Migration, models: tuple[Vectors, Vectors], tmp_path: Path
 ) -> None:
-    old, _, new, _ = vectors
-    fit = migration.fitted(old[300:], new[300:])
     migration.save_migration(fit, tmp_path)
-    np.save(tmp_path / "stored.npy", old[:300].numpy().astype(np.float16))
+    np.save(tmp_path / "stored.npy", models[0].texts.numpy().astype(np.float16))
     stored = np.load(tmp_path / "stored.npy", mmap_mode="r")
     again = migration.load_migration(tmp_path)
     rows = migration.write_index(again, stored, tmp_path / "index.npy", block=77)
     assert rows.dtype == np.float32
-    expected = migration.index_rows(fit, torch.from_numpy(stored[:].astype(np.float32)))
+    expected = migration.index_rows(fit, torch.tensor(stored.astype(np.float32)))
     torch.testing.assert_close(torch.from_numpy(np.load(tmp_path / "index.npy")), expected)
+
+
+def test_the_queries_of_calibration_texts_are_pairs_too(models: tuple[Vectors, Vectors]) -> None:
+    """Without those of the old model, they are still the bank."""
+    old, new = (at(CALIBRATION[:20], side) for side in models)
+    without = migration.fitted(old._replace(queries=None), new)
+    assert without.bank.shape[0] == 20
+    assert without.new.out_features == 19  # fewer directions than pairs
+    assert migration.fitted(old, new).new.out_features == 24
 
 
 # The report
@@ -135,41 +157,39 @@ def test_gains_are_those_of_ndcg() -> None:
     torch.testing.assert_close(migration.gains(found, torch.tensor([3, 1, 2, 0])), expected)
 
 
-def test_the_report_agrees_with_other_texts(vectors: tuple[Tensor, ...]) -> None:
-    """The report sees the calibration texts alone; the truth is that of 300 texts that it lacks."""
-    old, old_queries, new, new_queries = vectors
-    rows = torch.arange(300, 400)
-    found = migration.report(old, rows, new[rows], new_queries[rows], old_queries[rows])
-    fit = migration.fitted(old[rows], new[rows])
-    rest = torch.arange(300)
-    banks = fit.bank, fit.old(old[rows])
-    top = search(fit.new(new_queries[rest]), fit.old(old[rest]), csls=banks).indices
-    truth = migration.gains(top, rest).mean()
-    of_old = migration.gains(search(old_queries[rest], old[rest]).indices, rest).mean()
+def test_the_report_agrees_with_other_texts(
+    fit: Migration, models: tuple[Vectors, Vectors]
+) -> None:
+    """It sees the calibration texts alone; the truth is of 300 texts without a new vector."""
+    old, new = models
+    of_new = at(CALIBRATION, new)
+    found = migration.report(old.texts, CALIBRATION, of_new, old.queries[CALIBRATION])
+    mapped = migration.gains(by_csls(fit, models), REST).mean()
+    top = search(old.queries[REST], old.texts[REST]).indices
     kept, low, high = found.kept()
     assert low < kept < high
-    assert low - 0.05 < truth / of_old < high + 0.05
-    assert 0.5 < of_old < 1
+    assert low - 0.05 < mapped / migration.gains(top, REST).mean() < high + 0.05
 
 
 def test_without_the_old_model_the_share_is_of_a_perfect_search(
-    vectors: tuple[Tensor, ...],
+    models: tuple[Vectors, Vectors],
 ) -> None:
-    old, _, new, new_queries = vectors
-    rows = torch.arange(60)
-    found = migration.report(old, rows, new[rows], new_queries[rows])
+    old, new = models
+    found = migration.report(old.texts, CALIBRATION, at(CALIBRATION, new))
     assert found.kept()[0] == pytest.approx(found.mapped.mean().item())
+    assert 0.3 < found.mapped.mean() < 0.95
     assert "old index" not in str(found)
 
 
-def test_a_report_on_models_that_share_nothing_is_a_no_go(vectors: tuple[Tensor, ...]) -> None:
-    old, old_queries, new, new_queries = vectors
-    rows = torch.arange(60)
-    mixed = torch.randperm(60, generator=torch.Generator().manual_seed(0))
-    found = migration.report(old, rows, new[mixed], new_queries[mixed], old_queries[rows])
+def test_a_report_on_models_that_share_nothing_is_a_no_go(
+    models: tuple[Vectors, Vectors],
+) -> None:
+    old, new = models
+    others = CALIBRATION.flip(0)
+    found = migration.report(old.texts, CALIBRATION, at(others, new), old.queries[CALIBRATION])
     assert found.mapped.mean() < 0.1
     assert found.verdict(0.9).endswith("no-go")
-    assert "60 left-out queries" in str(found)
+    assert "100 left-out queries" in str(found)
 
 
 @pytest.mark.parametrize(
@@ -188,10 +208,10 @@ def test_the_verdict_is_by_the_interval(share: float, said: str) -> None:
 
 # The commands
 @pytest.fixture
-def data(vectors: tuple[Tensor, ...], tmp_path: Path) -> Path:
-    for name, descriptions, titles in (("minilm", *vectors[:2]), ("mpnet", *vectors[2:])):
-        np.save(tmp_path / f"{name}.descriptions.npy", descriptions.numpy())
-        np.save(tmp_path / f"{name}.titles.npy", titles.numpy())
+def data(models: tuple[Vectors, Vectors], tmp_path: Path) -> Path:
+    for name, side in zip(("minilm", "mpnet"), models, strict=True):
+        np.save(tmp_path / f"{name}.descriptions.npy", side.texts.numpy())
+        np.save(tmp_path / f"{name}.titles.npy", side.queries.numpy())
     return tmp_path
 
 
@@ -212,15 +232,14 @@ SMALL = ("--stored", "300", "--queries", "100")
 
 def test_the_table_has_a_row_per_method(data: Path) -> None:
     table = run("compare.py", *SMALL, "--sizes", "50", "100", "--seeds", "1", cwd=data)
-    rows = {line[:34].strip(): line[34:].split() for line in table.splitlines()}
-    assert rows["calibration texts"] == ["50", "100"]
-    assert {"fit_ridge", "the same with CSLS", "old index, old queries"} < rows.keys()
-    assert all(len(cells) == 2 for cells in rows.values())
+    rows = {line[:34].strip(): line[34:].split() for line in table.splitlines()[1:]}
+    assert {"fit_ridge", "this example", "old index, old queries"} < rows.keys()
+    assert {len(cells) for cells in rows.values()} == {2, 4}
 
 
 def test_faiss_serves_the_map(data: Path) -> None:
     pytest.importorskip("faiss")
-    printed = run("migrate.py", *SMALL, "--texts", "100", cwd=data)
+    printed = run("migrate.py", *SMALL, "--calibration", "100", cwd=data)
     assert "mapped index, queries as they are" in printed
     files = {file.name for file in (data / "outputs" / "migrate_index").iterdir()}
     assert {"map.safetensors", "bank.npy", "index.npy", "index.faiss"} <= files
