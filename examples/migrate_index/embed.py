@@ -43,7 +43,7 @@ MPNET = [
         "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135",
     ), 1)
 ]  # fmt: skip
-TOKENS = 64
+COUNT, TOKENS = 6000, 64
 
 
 def mpnet(root: Path) -> Path:
@@ -89,14 +89,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--translation", type=Path, help="default: the largest of apt's lists")
-    parser.add_argument("--count", type=int, default=6000, help="texts; default: %(default)s")
     parser.add_argument("--root", type=Path, default=Path("data"), help="default: %(default)s")
     args = parser.parse_args()
     # Products in bfloat16 where the processor has them: the vectors keep a cosine above 0.9999.
     torch.set_float32_matmul_precision("medium")
 
     def fill(folder: Path) -> None:
-        texts = sample(args.translation or translation_file(), args.count)
+        texts = sample(args.translation or translation_file(), COUNT)
         lines = [json.dumps(text._asdict(), ensure_ascii=False) for text in texts]
         (folder / "texts.jsonl").write_text("\n".join(lines), encoding="utf-8")
 

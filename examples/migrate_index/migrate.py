@@ -67,8 +67,13 @@ def parsed() -> argparse.Namespace:
 
 def main() -> None:
     args = parsed()
-    args.output.mkdir(parents=True, exist_ok=True)
     old, new = vectors(args.data, args.old), vectors(args.data, "mpnet")
+    if args.stored + args.calibration > len(old.texts):
+        raise SystemExit(
+            f"--stored and --calibration: expected at most {len(old.texts)} texts together, "
+            f"got {args.stored + args.calibration}"
+        )
+    args.output.mkdir(parents=True, exist_ok=True)
     stored = old.texts[: args.stored]
     calibration = torch.arange(args.stored, args.stored + args.calibration)
     of_old, of_new = (Vectors(*(z[calibration] for z in side)) for side in (old, new))
