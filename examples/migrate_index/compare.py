@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from migration import Vectors, fitted, gains
+from migration import Vectors, fitted, gains, index_rows, nearest, report
 from texts import vectors
 from torch import Tensor
 
@@ -60,14 +60,16 @@ def cca_and_texts(old: Vectors, new: Vectors, stored: Tensor, queries: Tensor) -
     return search(head_new(queries), head_old(stored), csls=banks).indices
 
 
+def migrated(old: Vectors, new: Vectors, stored: Tensor, queries: Tensor) -> Tensor:
+    everything = torch.cat([stored, old.texts])
+    rows = torch.arange(len(stored), len(everything))
+    best = report(everything, rows, new, old.queries)
+    migration = fitted(old, new, best.ridge, best.power)
+    return nearest(migration, index_rows(migration, stored), queries)
+
+
 def without_old_queries(old: Vectors, new: Vectors, stored: Tensor, queries: Tensor) -> Tensor:
     return migrated(old._replace(queries=None), new, stored, queries)
-
-
-def migrated(old: Vectors, new: Vectors, stored: Tensor, queries: Tensor) -> Tensor:
-    migration = fitted(old, new)
-    banks = migration.bank, migration.old(old.texts)
-    return search(migration.new(queries), migration.old(stored), csls=banks).indices
 
 
 def with_queries(method: Method) -> Method:
@@ -86,7 +88,7 @@ METHODS: dict[str, Method] = {
     "fit_procrustes, not standardised": procrustes,
     "fit_cca, not standardised": cca,
     "+ CSLS over the texts": cca_and_texts,
-    "+ CSLS over their queries": without_old_queries,
+    "this example, old model gone": without_old_queries,
     "isotrieve's ridge, with queries": with_queries(isotrieve),
     "fit_ridge, with queries": with_queries(ridge),
     "fit_cca, with queries": with_queries(cca),

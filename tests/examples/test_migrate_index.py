@@ -66,7 +66,7 @@ def at(rows: Tensor, side: Vectors) -> Vectors:
 
 @pytest.fixture(scope="module")
 def fit(models: tuple[Vectors, Vectors]) -> Migration:
-    return migration.fitted(*(at(CALIBRATION, side) for side in models))
+    return migration.fitted(*(at(CALIBRATION, side) for side in models), 1.0, 1.0)
 
 
 def by_csls(fit: Migration, models: tuple[Vectors, Vectors]) -> Tensor:
@@ -111,8 +111,8 @@ def test_vectors_come_back_in_the_order_of_the_texts(tiny_root: Path) -> None:
 # The map
 def test_inner_products_rank_as_csls_does(fit: Migration, models: tuple[Vectors, Vectors]) -> None:
     old, new = (at(REST, side) for side in models)
-    scores = migration.query_rows(fit, new.queries) @ migration.index_rows(fit, old.texts).mT
-    assert torch.equal(scores.topk(10).indices, by_csls(fit, models))
+    found = migration.nearest(fit, migration.index_rows(fit, old.texts), new.queries)
+    assert torch.equal(found, by_csls(fit, models))
 
 
 def test_a_folded_index_scores_raw_queries_as_mapped_ones(
@@ -144,10 +144,10 @@ def test_a_saved_map_writes_the_same_index_in_blocks(
 def test_the_queries_of_calibration_texts_are_pairs_too(models: tuple[Vectors, Vectors]) -> None:
     """Without those of the old model, they are still the bank."""
     old, new = (at(CALIBRATION[:20], side) for side in models)
-    without = migration.fitted(old._replace(queries=None), new)
+    without = migration.fitted(old._replace(queries=None), new, 1.0, 1.0)
     assert without.bank.shape[0] == 20
     assert without.new.out_features == 19  # fewer directions than pairs
-    assert migration.fitted(old, new).new.out_features == 24
+    assert migration.fitted(old, new, 1.0, 1.0).new.out_features == 24
 
 
 # The report
@@ -157,18 +157,31 @@ def test_gains_are_those_of_ndcg() -> None:
     torch.testing.assert_close(migration.gains(found, torch.tensor([3, 1, 2, 0])), expected)
 
 
-def test_the_report_agrees_with_other_texts(
-    fit: Migration, models: tuple[Vectors, Vectors]
-) -> None:
+def test_the_report_agrees_with_other_texts(models: tuple[Vectors, Vectors]) -> None:
     """It sees the calibration texts alone; the truth is of 300 texts without a new vector."""
-    old, new = models
-    of_new = at(CALIBRATION, new)
-    found = migration.report(old.texts, CALIBRATION, of_new, old.queries[CALIBRATION])
+    old, _ = models
+    of_old, of_new = (at(CALIBRATION, side) for side in models)
+    found = migration.report(old.texts, CALIBRATION, of_new, of_old.queries)
+    fit = migration.fitted(of_old, of_new, found.ridge, found.power)
     mapped = migration.gains(by_csls(fit, models), REST).mean()
     top = search(old.queries[REST], old.texts[REST]).indices
     kept, low, high = found.kept()
     assert low < kept < high
     assert low - 0.05 < mapped / migration.gains(top, REST).mean() < high + 0.05
+
+
+def test_the_report_takes_the_best_options(
+    models: tuple[Vectors, Vectors], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = models
+    options, gain = migration.OPTIONS, {}
+    for one in options:
+        monkeypatch.setattr(migration, "OPTIONS", [one])
+        gain[one] = migration.report(old.texts, CALIBRATION, at(CALIBRATION, new)).mapped.mean()
+    monkeypatch.setattr(migration, "OPTIONS", options)
+    best = migration.report(old.texts, CALIBRATION, at(CALIBRATION, new))
+    assert best.mapped.mean() == max(gain.values()) > min(gain.values())
+    assert gain[best.ridge, best.power] == best.mapped.mean()
 
 
 def test_without_the_old_model_the_share_is_of_a_perfect_search(
@@ -198,7 +211,7 @@ def test_a_report_on_models_that_share_nothing_is_a_no_go(
 )
 def test_the_verdict_is_by_the_interval(share: float, said: str) -> None:
     mapped = (torch.arange(200) < 200 * share).double()
-    found = migration.Report(mapped, torch.ones(200).double())
+    found = migration.Report(1.0, 1.0, mapped, torch.ones(200).double())
     kept, low, high = found.kept()
     spread = 1.96 * math.sqrt(share * (1 - share) / 200)  # of a share, by the normal distribution
     assert kept == pytest.approx(share)
