@@ -63,8 +63,8 @@ def cca_and_texts(old: Vectors, new: Vectors, stored: Tensor, queries: Tensor) -
 def migrated(old: Vectors, new: Vectors, stored: Tensor, queries: Tensor) -> Tensor:
     everything = torch.cat([stored, old.texts])
     rows = torch.arange(len(stored), len(everything))
-    best = report(everything, rows, new, old.queries)
-    migration = fitted(old, new, best.ridge, best.power)
+    ridge = report(everything, rows, new, old.queries).ridge
+    migration = fitted(old, new, ridge)
     return nearest(migration, index_rows(migration, stored), queries)
 
 

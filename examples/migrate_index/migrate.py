@@ -83,11 +83,11 @@ def main() -> None:
     rows = torch.arange(args.stored, len(everything))
     found = report(everything, rows, of_new, of_old.queries)
     print(found)
-    print(f"with a ridge of {found.ridge:g} and a power of {found.power:g}")
+    print(f"with a ridge of {found.ridge:g}")
     print(found.verdict(args.wanted))
 
     # %% Fit to all calibration texts, and save the map
-    save_migration(fitted(of_old, of_new, found.ridge, found.power), args.output)
+    save_migration(fitted(of_old, of_new, found.ridge), args.output)
 
     # %% Map the stored vectors, from one file to another
     np.save(args.output / "stored.npy", stored.numpy())

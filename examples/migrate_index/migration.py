@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from structure_reg import fit_cca, load_heads, local_scaling, save_heads, search
 
-# Ridges and powers of `fit_cca` that `report` tries, the stronger ridges first.
-OPTIONS = [(ridge, power) for ridge in (30.0, 10.0, 3.0, 1.0, 0.3, 0.1) for power in (0.5, 1.0)]
+RIDGES = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1)  # those that `report` tries
 
 
 class Vectors(NamedTuple):
@@ -36,7 +35,7 @@ class Migration(NamedTuple):
 
 
 @torch.no_grad()
-def fitted(old: Vectors, new: Vectors, ridge: float, power: float) -> Migration:
+def fitted(old: Vectors, new: Vectors, ridge: float) -> Migration:
     """Fit the heads to both models' vectors of the calibration texts and of their queries.
 
     Without queries by the old model, the texts alone are the pairs. Embeddings have comparable
@@ -45,7 +44,7 @@ def fitted(old: Vectors, new: Vectors, ridge: float, power: float) -> Migration:
     x, y = old.texts, new.texts
     if old.queries is not None:
         x, y = torch.cat(old), torch.cat(new)
-    head_old, head_new = fit_cca(x, y, ridge=ridge, power=power, standardise=False)
+    head_old, head_new = fit_cca(x, y, ridge=ridge, power=1.0, standardise=False)
     return Migration(head_old, head_new, head_new(new.queries))
 
 
@@ -118,10 +117,9 @@ def gains(found: Tensor, target: Tensor) -> Tensor:
 
 
 class Report(NamedTuple):
-    """The best options, and the gains of left-out queries with them and in the old index."""
+    """The best ridge, and the gains of left-out queries with it and in the old index."""
 
     ridge: float
-    power: float
     mapped: Tensor  # (n,)
     old: Tensor | None  # (n,); None without the old model
 
@@ -169,8 +167,8 @@ def report(
 ) -> Report:
     """Fit without one fold of the calibration texts after another, and search for that fold.
 
-    All `OPTIONS` are tried. The search among all stored vectors is hard enough to tell them apart,
-    which a comparison of calibration texts with each other is not.
+    All `RIDGES` are tried. The search among all stored vectors is hard enough to tell them apart,
+    which a search among the calibration texts is not.
 
     Parameters
     ----------
@@ -189,11 +187,11 @@ def report(
     Returns
     -------
     Report
-        The options with the largest mean gain, and the gains of the n queries. The gallery holds
+        The ridge with the largest mean gain, and the gains of the n queries. The gallery holds
         all stored vectors but those of the texts that this fold is fitted to, which the fit knows.
     """
     n = len(rows)
-    mapped = {options: torch.zeros(n).double() for options in OPTIONS}
+    mapped = {ridge: torch.zeros(n).double() for ridge in RIDGES}
     of_old = torch.zeros(n).double()
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     for left in order.chunk(folds):
@@ -203,11 +201,11 @@ def report(
         gallery[rows[fit]] = False
         others = stored[gallery]
         target = (gallery.cumsum(0) - 1)[rows[left]]  # places among the others
-        for options in OPTIONS:
-            migration = fitted(old, Vectors(*(z[fit] for z in new)), *options)
+        for ridge in RIDGES:
+            migration = fitted(old, Vectors(*(z[fit] for z in new)), ridge)
             found = nearest(migration, index_rows(migration, others), new.queries[left])
-            mapped[options][left] = gains(found, target)
+            mapped[ridge][left] = gains(found, target)
         if old_queries is not None:
             of_old[left] = gains(search(old_queries[left], others).indices, target)
-    best = max(OPTIONS, key=lambda options: mapped[options].mean())
-    return Report(*best, mapped[best], None if old_queries is None else of_old)
+    best = max(RIDGES, key=lambda ridge: mapped[ridge].mean())
+    return Report(best, mapped[best], None if old_queries is None else of_old)

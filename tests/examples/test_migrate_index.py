@@ -66,7 +66,7 @@ def at(rows: Tensor, side: Vectors) -> Vectors:
 
 @pytest.fixture(scope="module")
 def fit(models: tuple[Vectors, Vectors]) -> Migration:
-    return migration.fitted(*(at(CALIBRATION, side) for side in models), 1.0, 1.0)
+    return migration.fitted(*(at(CALIBRATION, side) for side in models), 1.0)
 
 
 def by_csls(fit: Migration, models: tuple[Vectors, Vectors]) -> Tensor:
@@ -144,10 +144,10 @@ def test_a_saved_map_writes_the_same_index_in_blocks(
 def test_the_queries_of_calibration_texts_are_pairs_too(models: tuple[Vectors, Vectors]) -> None:
     """Without those of the old model, they are still the bank."""
     old, new = (at(CALIBRATION[:20], side) for side in models)
-    without = migration.fitted(old._replace(queries=None), new, 1.0, 1.0)
+    without = migration.fitted(old._replace(queries=None), new, 1.0)
     assert without.bank.shape[0] == 20
     assert without.new.out_features == 19  # fewer directions than pairs
-    assert migration.fitted(old, new, 1.0, 1.0).new.out_features == 24
+    assert migration.fitted(old, new, 1.0).new.out_features == 24
 
 
 # The report
@@ -162,7 +162,7 @@ def test_the_report_agrees_with_other_texts(models: tuple[Vectors, Vectors]) -> 
     old, _ = models
     of_old, of_new = (at(CALIBRATION, side) for side in models)
     found = migration.report(old.texts, CALIBRATION, of_new, of_old.queries)
-    fit = migration.fitted(of_old, of_new, found.ridge, found.power)
+    fit = migration.fitted(of_old, of_new, found.ridge)
     mapped = migration.gains(by_csls(fit, models), REST).mean()
     top = search(old.queries[REST], old.texts[REST]).indices
     kept, low, high = found.kept()
@@ -170,18 +170,18 @@ def test_the_report_agrees_with_other_texts(models: tuple[Vectors, Vectors]) -> 
     assert low - 0.05 < mapped / migration.gains(top, REST).mean() < high + 0.05
 
 
-def test_the_report_takes_the_best_options(
+def test_the_report_takes_the_best_ridge(
     models: tuple[Vectors, Vectors], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = models
-    options, gain = migration.OPTIONS, {}
-    for one in options:
-        monkeypatch.setattr(migration, "OPTIONS", [one])
-        gain[one] = migration.report(old.texts, CALIBRATION, at(CALIBRATION, new)).mapped.mean()
-    monkeypatch.setattr(migration, "OPTIONS", options)
+    ridges, gain = migration.RIDGES, {}
+    for ridge in ridges:
+        monkeypatch.setattr(migration, "RIDGES", (ridge,))
+        gain[ridge] = migration.report(old.texts, CALIBRATION, at(CALIBRATION, new)).mapped.mean()
+    monkeypatch.setattr(migration, "RIDGES", ridges)
     best = migration.report(old.texts, CALIBRATION, at(CALIBRATION, new))
     assert best.mapped.mean() == max(gain.values()) > min(gain.values())
-    assert gain[best.ridge, best.power] == best.mapped.mean()
+    assert gain[best.ridge] == best.mapped.mean()
 
 
 def test_without_the_old_model_the_share_is_of_a_perfect_search(
@@ -211,7 +211,7 @@ def test_a_report_on_models_that_share_nothing_is_a_no_go(
 )
 def test_the_verdict_is_by_the_interval(share: float, said: str) -> None:
     mapped = (torch.arange(200) < 200 * share).double()
-    found = migration.Report(1.0, 1.0, mapped, torch.ones(200).double())
+    found = migration.Report(1.0, mapped, torch.ones(200).double())
     kept, low, high = found.kept()
     spread = 1.96 * math.sqrt(share * (1 - share) / 200)  # of a share, by the normal distribution
     assert kept == pytest.approx(share)
