@@ -8,14 +8,16 @@ Everything runs on one thread. Features are of low rank plus noise, made on the 
 the table, each function and its floor take turns within each round; the times are medians, the
 ratio is the median of the rounds' ratios, and all are in CPU seconds because other processes may
 use the machine. Each point of a curve is one call in a process of its own. Memory is the peak
-resident size during the call minus that before it (Linux), which counts pages of files that are
-read. The packages that choose their shrinkage are left out where they are not installed.
+resident size during the call minus that before it (Linux). It counts the pages of files that are
+mapped, which the system can take back, and is also given without them: "anonymous". Packages with
+shrinkage of their own are left out, with a line that says so, where they are not installed.
 """
 
 import argparse
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -38,6 +40,7 @@ Map = Callable[[Tensor], Tensor]
 RANK = 64
 ROWS = (1_000, 3_000, 10_000, 30_000, 100_000)
 WIDTHS = (384, 768, 1536, 4096)
+MOST_RANKED = 30_000
 SHRINKAGE = np.logspace(-3, 0, 4)  # of cca-zoo, 0 to 1
 
 
@@ -149,28 +152,61 @@ def fresh(*arguments: object) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def memory(n: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        for name, d in (("x", 1024), ("y", 768)):
-            path = Path(folder) / f"{name}.npy"
-            file = np.lib.format.open_memmap(path, "w+", np.float16, (n, d))
-            for first in range(0, n, 10_000):
-                block = file[first : first + 10_000]
-                block[:] = features(len(block), d, 1)[0].half().numpy()
-            file.flush()
-        added = fresh("--memory", folder)
-    print(
-        f'\n`Aligner(head="ridge").fit` on float16 files of {n:,} x (1024, 768), '
-        f"{n * 1792 * 2 / 2**20:.0f} MiB: {float(added):.0f} MiB more than before, "
-        "pages of the files included (bar 300)."
-    )
+def highest_anonymous(call: Call) -> tuple[float, float]:
+    """The same without pages of files, looked at every 2 ms, and with them."""
+    before, seen, done = resident("RssAnon"), [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            seen.append(resident("RssAnon") - before)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    added = highest(call)
+    done.set()
+    thread.join()
+    return max(seen), added
 
 
-def ridge_of_files(folder: str) -> float:
+def write_maps(folder: Path, n: int, widths: tuple[int, int]) -> None:
+    """Features as float16 files, in blocks; the sides share nothing, which changes no memory."""
+    for name, d in zip("xy", widths, strict=True):
+        file = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float16, (n, d))
+        for first in range(0, n, 10_000):
+            block = file[first : first + 10_000]
+            block[:] = features(len(block), d, 1)[0].half().numpy()
+        file.flush()
+
+
+def fit_of_files(folder: str, head: str, batch_size: int) -> str:
     x, y = (np.load(Path(folder) / f"{name}.npy", mmap_mode="r") for name in "xy")
+    options = {"head": head, "layers": (0, 0), "max_steps": 2}
     small = features(64, 32, 16)
-    Aligner(head="ridge", layers=(0, 0)).fit([small[0]], [small[1]])
-    return highest(lambda: Aligner(head="ridge", layers=(0, 0)).fit([x], [y]))
+    Aligner(**options, batch_size=32).fit([small[0]], [small[1]])  # load everything
+    fit = Aligner(**options, batch_size=batch_size).fit
+    return "{:.0f} | {:.0f}".format(*highest_anonymous(lambda: fit([x], [y])))
+
+
+def memory(scale: int) -> None:
+    fits = [
+        (60_000, (1024, 768), [("ridge", 4096), ("cca", 4096)]),
+        *(
+            (n, (1024, 1024), [("cca", 4096), ("linear", 2048), ("linear", 4096)])
+            for n in (25_000, 50_000, 100_000)
+        ),
+    ]
+    print('\nWhat `Aligner.fit` adds on float16 files; "linear" is the default, of 2 steps.\n')
+    print("| head | pairs | batch | size of the files | anonymous MiB | all MiB |")
+    print("|---|---|--:|--:|--:|--:|")
+    for n, widths, heads in fits:
+        n //= scale
+        with tempfile.TemporaryDirectory() as folder:
+            write_maps(Path(folder), n, widths)
+            for head, batch_size in heads:
+                added = fresh("--memory", folder, head, batch_size // scale)
+                size = f"{n * sum(widths) * 2 / 2**20:.0f} MiB"
+                batch = "" if head != "linear" else f"{batch_size // scale:,}"
+                print(f"| {head} | {n:,} x {widths} | {batch} | {size} | {added} |", flush=True)
 
 
 # %% Packages that choose their own shrinkage
@@ -234,6 +270,7 @@ def peers(n: int, widths: tuple[int, int]) -> None:
     print(f"\n| {n:,} x {widths}, {RANK} dimensions of CCA | time | mean recall |\n|---|--:|--:|")
     for name, (package, fit) in PEERS.items():
         if find_spec(package) is None:
+            print(f"| {name} | not installed | |", flush=True)
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of NIPALS, that it has not converged
@@ -263,6 +300,8 @@ def curves(rows: tuple[int, ...], widths: tuple[int, ...], n: int, d: int) -> No
     sizes = [(m, d) for m in rows] + [(n, w) for w in widths if w != d]
     for name in [*TIMED][:-1]:  # not with ids
         for m, w in sizes:
+            if name == "retrieval" and m > MOST_RANKED:
+                continue  # minutes: it grows with the square
             print(f"| {name} | {m:,} | {w} | {fresh('--point', name, m, w)} |", flush=True)
 
 
@@ -271,13 +310,14 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="a quick check, not for quoting")
     parser.add_argument("--curves", action="store_true", help="by rows and by width instead")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory", metavar="FOLDER", help=argparse.SUPPRESS)
+    parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--point", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if options.memory:
-        print(ridge_of_files(options.memory))
+        folder, head, batch_size = options.memory
+        print(fit_of_files(folder, head, int(batch_size)))
     elif options.point:
         name, n, d = options.point
         print(point(name, int(n), int(d)))
@@ -287,7 +327,7 @@ def main() -> None:
     else:
         scale = 10 if options.small else 1
         table(scale, options.rounds)
-        memory(60_000 // scale)
+        memory(scale)
         peers(2_000 // scale, (256, 192) if scale == 1 else (96, 80))
 
 

@@ -29,9 +29,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from structure_reg import Aligner, StructureLoss, released_aligner, retrieval, select_layers
+from structure_reg._progress import Progress
 from structure_reg.training.batches import Pairs
 from structure_reg.training.data import HeldOut
-from structure_reg.training.loop import train
+from structure_reg.training.loop import TRAINING, train
 from structure_reg.training.options import checked_options
 from structure_reg.training.side import Side, scaling
 from structure_reg.training.start import starting_objective
@@ -82,6 +83,7 @@ def trained_methods(n: int, seed: int) -> dict[str, Callable[[], Aligner]]:
 
 
 STEPS = 200  # of Aligner with no more pairs than a batch has
+SILENT = Progress("study", {TRAINING: STEPS}, show=False)
 # The release's term in the training of the default; its ramp is of 1000 steps.
 AS_RELEASED: dict[str, Any] = {
     "keep": "frozen",
@@ -152,7 +154,7 @@ def trained(aligner: Aligner, pairs: Pairs, val: Pairs, test: Pairs) -> dict[str
         return on_val(share)
 
     to_the_end = replace(training, patience=2.0)
-    scores = train(objective, pairs, to_the_end, validate).history["validation"]
+    scores = train(objective, pairs, to_the_end, validate, SILENT).history["validation"]
     best = 0
     for i, score in enumerate(scores):
         if score > scores[best]:

@@ -35,9 +35,10 @@ from structure_reg import (
     structure_loss,
     temperature_for_perplexity,
 )
+from structure_reg._progress import Progress
 from structure_reg.training.augmentation import add_noise
 from structure_reg.training.batches import Batch, Pairs
-from structure_reg.training.loop import train
+from structure_reg.training.loop import TRAINING, train
 from structure_reg.training.objective import Objective, Terms
 from structure_reg.training.options import checked_options
 from structure_reg.training.side import Side, scaling
@@ -52,6 +53,7 @@ CASES = [
 ]
 CLOSED = (fit_ridge, fit_cca, fit_csa, fit_procrustes, fit_asif)
 STEPS, LR = 200, 3e-4
+SILENT = Progress("study", {TRAINING: STEPS}, show=False)
 
 
 class Setting(NamedTuple):
@@ -111,7 +113,7 @@ class Varied(nn.Module):
             copy.deepcopy(head).requires_grad_(False) for head in (start.head_x, start.head_y)
         )
         self.log_scale = nn.Parameter(start.log_scale.detach().clone())
-        self.weight, self.o = o.weight, o
+        self.weight, self.transport, self.o = o.weight, None, o
         self.generator = torch.Generator().manual_seed(0)
         n = len(pairs.x)
         perplexity = o.perplexity * n if o.perplexity < 1 else min(o.perplexity, n / 3)
@@ -158,7 +160,10 @@ class Varied(nn.Module):
             ):
                 options = {"temperature": tau, "centering": o.centering}
                 R = R + structure_loss(P, A, anchors=of_side, **options) / 2
-        return Terms(L + self.weight * share * R, L, R)
+        return Terms(L + self.weight * share * R, L, R, torch.zeros_like(L))
+
+    def follow(self) -> None:
+        """No teacher follows the heads."""
 
     def prepared(self, x: Tensor, y: Tensor) -> None:
         """Prepare nothing: rows differ from step to step."""
@@ -211,7 +216,7 @@ def main() -> None:
             unpaired = tuple(rest) if o.unpaired and len(others) else None
             mixing = 1.0 if o.fusemix else None
             of_setting = replace(training, lr=o.lr, warmup=o.warmup, fusemix=mixing)
-            train(objective, pairs._replace(unpaired=unpaired), of_setting, None)
+            train(objective, pairs._replace(unpaired=unpaired), of_setting, None, SILENT)
             note(in_words(o), objective.head_x, objective.head_y)
     columns = list(next(iter(found.values())))
     print(f"{'':60}" + " ".join(f"{column:>24}" for column in columns))

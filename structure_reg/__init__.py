@@ -24,6 +24,11 @@ from structure_reg.heads.cca_selection import CcaSelection, select_cca
 from structure_reg.heads.csa import CsaHead, fit_csa
 from structure_reg.heads.file import load_heads, save_heads
 from structure_reg.heads.gated import GatedHead
+from structure_reg.heads.hub import (
+    load_pretrained_heads,
+    push_heads_to_hub,
+    save_pretrained_heads,
+)
 from structure_reg.heads.linear import LinearHead
 from structure_reg.heads.mlp import MlpHead
 from structure_reg.heads.moments import PairMoments
@@ -110,6 +115,7 @@ __all__ = [
     "layer_similarity",
     "lcs_knn",
     "load_heads",
+    "load_pretrained_heads",
     "local_scaling",
     "log_transition_matrix",
     "merge_stores",
@@ -117,6 +123,7 @@ __all__ = [
     "mutual_knn",
     "neighbourhood_overlap",
     "procrustes",
+    "push_heads_to_hub",
     "pwcca",
     "released_aligner",
     "retrieval",
@@ -124,6 +131,7 @@ __all__ = [
     "rsa",
     "rv",
     "save_heads",
+    "save_pretrained_heads",
     "search",
     "select_cca",
     "select_layers",

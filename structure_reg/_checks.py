@@ -8,8 +8,10 @@ make the host wait for the GPU, so NaN and inf pass through.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -299,6 +301,83 @@ def check_choice(function: str, name: str, value: Any, choices: Collection[str])
     if value not in choices:
         listed = ", ".join(map(repr, choices))
         raise ValueError(f"{function}: expected {name} to be one of {listed}, got {value!r}")
+
+
+def check_about(
+    function: str,
+    heads: int,
+    encoders: Any,
+    data: Any,
+    scores: Any,
+    license: Any,  # noqa: A002
+) -> None:
+    """Refuse what a model card has no place for."""
+    check_names(function, "encoders", encoders, heads)
+    for name, value in (("data", data), ("license", license)):
+        if value is not None and not isinstance(value, str):
+            raise TypeError(
+                f"{function}: expected {name} to be a string, got {type(value).__name__}"
+            )
+    if license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", license):
+        raise ValueError(
+            f"{function}: expected license to be an identifier of the Hub, such as 'mit' or "
+            f"'apache-2.0', got {license!r}"
+        )
+    if scores is None:
+        return
+    if not isinstance(scores, Mapping) or not all(isinstance(name, str) for name in scores):
+        raise TypeError(
+            f"{function}: expected scores to be a dict from names to numbers, got {scores!r}"
+        )
+    for name, value in scores.items():
+        is_scalar = isinstance(value, Tensor) and value.ndim == 0
+        check_number(function, f"score {name!r}", value.item() if is_scalar else value)
+
+
+def check_names(function: str, name: str, names: Any, count: int) -> None:
+    """Refuse anything but None or a string for each of `count` heads."""
+    if names is None:
+        return
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise TypeError(
+            f"{function}: expected {name} to be a sequence of strings, got {type(names).__name__}"
+        )
+    if not all(isinstance(text, str) for text in names):
+        kinds = " and ".join(type(text).__name__ for text in names)
+        raise TypeError(f"{function}: expected {name} to be strings, got {kinds}")
+    if len(names) != count:
+        raise ValueError(
+            f"{function}: expected {count} {name}, one for each head, got {len(names)}"
+        )
+
+
+def check_card(function: str, path: Path, library: str) -> None:
+    """Refuse to replace a README that is no model card of this library."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if not re.search(rf"^library_name: *[\"']?{library}[\"']? *$", text, re.MULTILINE):
+        raise FileExistsError(
+            f"{function}: expected a folder without a README.md of something else, got {path}"
+        )
+
+
+def no_model(function: str, path: Path) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"{function}: expected a folder with the file {path.name}, got {path.parent} without it"
+    )
+
+
+def no_folder(function: str, name: Any) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"{function}: expected a folder, or a repository of the Hugging Face Hub as 'owner/name', "
+        f"got {str(name)!r}"
+    )
+
+
+def no_hub(function: str, repo: str) -> ImportError:
+    return ImportError(
+        f"{function}: expected the package huggingface_hub for the repository {repo!r}, which is "
+        "no folder here, got none; `pip install huggingface_hub`"
+    )
 
 
 def no_tqdm(function: str) -> ModuleNotFoundError:

@@ -95,6 +95,7 @@ NOT_HERE = {
     "KlotLoss",
     *("CcaSelection", "LayerSelection", "Retrieval", "RetrievalDirection", "ZeroShot"),
     *("StructureDiagnostics", "extract_features", "freeze", "merge_stores", "tile_budget"),
+    *("save_pretrained_heads", "load_pretrained_heads", "push_heads_to_hub"),
     *("load_heads", "save_heads", "released_aligner", "FeatureStore", "class_embeddings"),
     *("Side", "SearchResult"),
 }

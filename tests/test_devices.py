@@ -196,6 +196,7 @@ CALLS: dict[str, Callable[[Tensor, Tensor], Any]] = {
 
 WITHOUT_ARITHMETIC = {
     *("extract_features", "merge_stores", "save_heads", "load_heads", "freeze", "tile_budget"),
+    *("save_pretrained_heads", "load_pretrained_heads", "push_heads_to_hub"),
     "released_aligner",
 }
 

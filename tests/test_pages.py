@@ -2,7 +2,7 @@
 
 A package that `pip install` does not bring has to be named before the block that needs it, as in
 "With `h5py` installed"; up to there its import fails. Where such a package is missing here, the
-rest of the page is compiled, as is a block after the words "Under `torchrun`".
+rest of the page is compiled, as is a block after the words "Under `torchrun`" or "Logged in".
 """
 
 from __future__ import annotations
@@ -31,15 +31,18 @@ EXTRAS = {  # and what each of them brings
     "anndata": {"h5py", "pandas", "scipy"},
     "faiss": set(),
     "h5py": set(),
+    "huggingface_hub": {"tqdm"},
     "matplotlib": set(),
     "onnxscript": set(),
-    "open_clip": set(),
+    "open_clip": {"huggingface_hub", "tqdm"},
     "pandas": set(),
     "safetensors": set(),
     "scipy": set(),
     "sklearn": {"scipy"},
+    "tensorboard": set(),
     "tqdm": set(),
-    "transformers": {"safetensors", "tqdm"},
+    "transformers": {"huggingface_hub", "safetensors", "tqdm"},
+    "wandb": set(),
 }
 WRITTEN_BY_BENCHMARKS = {"docs/study.md", "docs/benchmarks.md", "docs/cost.md"}
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -52,16 +55,17 @@ class Block(NamedTuple):
     code: str
     line: int
     needs: set[str]
-    torchrun: bool
+    elsewhere: bool  # where there are several processes, or an account
 
 
 def blocks(page: str) -> list[Block]:
     text, found, end = PAGES[page], [], 0
     for match in FENCE.finditer(text):
         before = text[end : match.start()]
-        needs, torchrun = set(NEEDS.findall(before)), "Under `torchrun`" in before
+        needs = set(NEEDS.findall(before))
+        elsewhere = "Under `torchrun`" in before or "Logged in" in before
         line = text.count("\n", 0, match.start()) + 1
-        found.append(Block(match[1], match[2], line, needs, torchrun))
+        found.append(Block(match[1], match[2], line, needs, elsewhere))
         end = match.end()
     return found
 
@@ -105,6 +109,7 @@ def test_a_page_runs_as_it_is_pasted(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
     namespace: dict[str, Any] = {"__name__": "__main__"}
     absent = set(EXTRAS)
     missing: set[str] = set()
@@ -112,7 +117,7 @@ def test_a_page_runs_as_it_is_pasted(
         for block in blocks(page):
             absent -= block.needs.union(*(EXTRAS[name] for name in block.needs))
             missing |= {name for name in block.needs if not importlib.util.find_spec(name)}
-            if block.language == "python" and not missing and not block.torchrun:
+            if block.language == "python" and not missing and not block.elsewhere:
                 with hidden(absent):
                     run(block, page, namespace)
     if missing:

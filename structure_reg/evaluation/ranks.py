@@ -18,6 +18,7 @@ from structure_reg._tiles import TILE_ROWS, fits, slices, tile_rows
 from structure_reg.evaluation.ties import Standing, places
 
 SCORE = 64  # bytes for each score of a block: with its offset, compared, and sorted
+SIDE = 320  # rows of a block: it, its scores of both directions and a mask fit 2 MiB of cache
 POSITIVE = 48  # bytes for each positive of a query: its score and counts, twice while in use
 
 
@@ -124,7 +125,7 @@ def rank(U: Tensor, W: Tensor, x: Ranking, y: Ranking | None = None) -> None:
     Blocks with positives are computed twice: first for the scores of the positives, then to compare
     all scores with these. As both come from the same product, equal rows have equal scores.
     """
-    side = min(TILE_ROWS, max(16, isqrt(tile_rows(SCORE))))
+    side = min(SIDE, max(16, isqrt(tile_rows(SCORE))))
     start, stop, _ = x.rows.indices(len(U))
     queries = [slice(start + a.start, start + a.stop) for a in slices(stop - start, side)]
     blocks = [(a, b) for a in queries for b in slices(len(W), side)]

@@ -15,6 +15,7 @@ from structure_reg._checks import check_count, check_flag, check_paired
 from structure_reg._gram import unit_rows
 from structure_reg._ids import Ids, as_ids
 from structure_reg._precision import needs_float64
+from structure_reg._progress import progress_step
 from structure_reg.heads.columns import scaled_moments
 from structure_reg.heads.folds import folds
 from structure_reg.heads.moments import PairMoments, PairRows, moments_of_rows
@@ -31,6 +32,7 @@ POWERS = (0.5, 1.0, 2.0)
 SCALES = (5.0, 10.0, 20.0, 40.0, 80.0)  # each twice the one before
 RELEVANT = 1e-3
 MANY = 1000  # pairs
+STEPS = 24  # about as many as a progress bar sees: each fold once, then with each ridge
 
 
 class CcaSelection(NamedTuple):
@@ -169,13 +171,14 @@ def fold_spectra(
         for k in numbers:
             yield spectra_of_few_rows(function, x[fold != k], y[fold != k], standardise)
         return
-    moments = [moments_of_rows(function, PairRows(x[fold == k], y[fold == k])) for k in numbers]
+    fitted = [PairMoments() for _ in numbers]
     for k in numbers:
-        fitted = PairMoments()
+        of_fold = moments_of_rows(function, PairRows(x[fold == k], y[fold == k]))
         for other in numbers:
             if other != k:
-                fitted.merge(moments[other])
-        yield spectra_of_moments(scaled_moments(fitted, standardise))
+                fitted[other].merge(of_fold)
+    while fitted:  # those that are done with are let go
+        yield spectra_of_moments(scaled_moments(fitted.pop(0), standardise))
 
 
 def search_ridges(parts: list[Fold]) -> tuple[float, float]:
@@ -210,6 +213,7 @@ class Fold:
         self.x = spectra.x.scaling(x) @ spectra.x.V  # (m, r_x) held-out rows in the basis of V
         self.y = spectra.y.scaling(y) @ spectra.y.V  # (m, r_y)
         self.positives = (group[:, None] == group).nonzero(as_tuple=True)  # two of (pairs,)
+        progress_step()
 
     def losses(self, ridge: tuple[float, float], dtype: torch.dtype) -> Tensor:
         """Return the held-out loss of every power and scale, (powers, scales).
@@ -229,6 +233,7 @@ class Fold:
             weight = rho.pow(power / 2)
             cosines = unit_rows(a * weight) @ unit_rows(b * weight).mT  # (m, m)
             rows.append(contrast(cosines.double(), self.positives))
+        progress_step()
         return torch.stack(rows)
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from structure_reg._tiles import slices, tile_rows
 from structure_reg.heads._checks import no_finite_features
 from structure_reg.heads.moments import PairMoments
 
@@ -26,12 +27,17 @@ class Scaling(NamedTuple):
 
 def column_scaling(function: str, name: str, x: Tensor, *, standardise: bool) -> Scaling:
     """Centre the columns, and scale them to unit variance if `standardise`."""
-    x = x.detach().double()
-    mean = x.mean(0)
+    blocks = slices(x.shape[1], tile_rows(3 * 8 * len(x)))
+    parts = [mean_and_variance(x.detach()[:, columns].double()) for columns in blocks]
+    mean, variance = (torch.cat(part) for part in zip(*parts, strict=True))
     if not mean.isfinite().all():
         raise no_finite_features(function, name)
-    variance = (x - mean).square().mean(0)
     return scaling(len(x), mean, variance, standardise)
+
+
+def mean_and_variance(x: Tensor) -> tuple[Tensor, Tensor]:
+    mean = x.mean(0)
+    return mean, (x - mean).square().mean(0)
 
 
 def scaling(n: int, mean: Tensor, variance: Tensor, standardise: bool) -> Scaling:
@@ -54,8 +60,9 @@ class ScaledMoments(NamedTuple):
 
 
 def scaled_moments(m: PairMoments, standardise: bool) -> ScaledMoments:
-    M_xx, M_yy = m.M_xx, m.M_yy
+    M_xx, M_yy = m.M_xx, m.M_yy  # copies, which become those of the scaled columns
     x = scaling(m.n, m.mean_x, M_xx.diagonal() / m.n, standardise)
     y = scaling(m.n, m.mean_y, M_yy.diagonal() / m.n, standardise)
     f, g = x.factor[:, None], y.factor[:, None]
-    return ScaledMoments(m.n, x, y, f * M_xx * f.mT, f * m.M_xy * g.mT, g * M_yy * g.mT)
+    C_xx, C_yy = M_xx.mul_(f).mul_(f.mT), M_yy.mul_(g).mul_(g.mT)
+    return ScaledMoments(m.n, x, y, C_xx, (f * m.M_xy).mul_(g.mT), C_yy)

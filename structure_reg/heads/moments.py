@@ -90,10 +90,10 @@ class PairMoments:
         """
         x, y = as_tensors("PairMoments.update", x=x, y=y)
         check_paired("PairMoments.update", rows=1, x=x, y=y)
-        self._add("PairMoments.update", x, y)
+        self._add("PairMoments.update", x, y, x.shape[1] + y.shape[1])
         return self
 
-    def _add(self, function: str, x: Tensor, y: Tensor) -> None:
+    def _add(self, function: str, x: Tensor, y: Tensor, columns: int) -> None:
         mean, M = self._state(function, x, y)
         check_finite_pairs(function, PairRows(x, y))
         D = len(mean)
@@ -102,7 +102,7 @@ class PairMoments:
         for rows in blocks:
             Z = scratch[: rows.stop - rows.start + 1]
             Z[:-1, : self._d_x], Z[:-1, self._d_x :] = x[rows].detach(), y[rows].detach()
-            self.n += add_block(self.n, mean, M, Z)
+            self.n += add_block(self.n, mean, M, Z, columns)
         self.dtype = result_dtype(x, y, torch.empty(0, dtype=self.dtype))
 
     def merge(self, other: PairMoments) -> PairMoments:
@@ -245,7 +245,14 @@ def check_finite_pairs(function: str, pairs: PairRows) -> None:
 
 def moments_of_rows(function: str, pairs: PairRows) -> PairMoments:
     moments = PairMoments()
-    moments._add(function, *pairs)
+    moments._add(function, *pairs, pairs.x.shape[1] + pairs.y.shape[1])
+    return moments
+
+
+def moments_of_regression(function: str, pairs: PairRows) -> PairMoments:
+    """Moments without the products of different columns of y, which a regression on x spares."""
+    moments = PairMoments()
+    moments._add(function, *pairs, pairs.x.shape[1])
     return moments
 
 
@@ -254,6 +261,16 @@ def rescale(moments: PairMoments, mean: Tensor, factor: Tensor) -> None:
     mu, M = moments._known()
     mu.sub_(mean).mul_(factor)
     M.mul_(factor).mul_(factor[:, None])
+
+
+def moments_of_columns(moments: PairMoments, x: Tensor, y: Tensor) -> PairMoments:
+    """Moments of some columns of each side; their positions ascend."""
+    mean, M = moments._known()
+    columns = torch.cat([x, moments._d_x + y])
+    part = PairMoments()
+    part.n, part.dtype, part._d_x = moments.n, moments.dtype, len(x)
+    part._mean, part._M = mean[columns], M[columns][:, columns]
+    return part
 
 
 def as_pairs(function: str, x: Array | PairMoments, y: Array | None) -> PairRows | PairMoments:
@@ -269,17 +286,19 @@ def as_pairs(function: str, x: Array | PairMoments, y: Array | None) -> PairRows
 STRIP = 256  # columns: triangles waste little of a strip, and products stay large
 
 
-def add_block(n: int, mean: Tensor, M: Tensor, Z: Tensor) -> int:
+def add_block(n: int, mean: Tensor, M: Tensor, Z: Tensor, columns: int) -> int:
     """Add the rows of Z but for the last, which is scratch; return their number.
 
-    With m rows of mean a: M += Σ (z - a)(z - a)ᵀ + nm/(n + m) (a - μ)(a - μ)ᵀ, in one product.
+    With m rows of mean a: M += Σ (z - a)(z - a)ᵀ + nm/(n + m) (a - μ)(a - μ)ᵀ, in one product. Only
+    the first `columns` are multiplied with all others; of the rest, the squares are added.
     """
     m = len(Z) - 1
     a = Z[:-1].mean(0)
     Z[:-1] -= a
     Z[-1] = (a - mean) * (n * m / (n + m)) ** 0.5
-    for I in slices(len(mean), STRIP):
+    for I in slices(columns, STRIP):
         M[I, I.start :].addmm_(Z[:, I].mT, Z[:, I.start :])
+    M.diagonal()[columns:] += Z[:, columns:].square().sum(0)
     mean += (a - mean) * (m / (n + m))
     return m
 
@@ -290,5 +309,5 @@ def is_finite(z: Tensor) -> bool:
 
 
 def symmetric(M: Tensor) -> Tensor:
-    """The symmetric matrix with this upper triangle."""
-    return M.triu() + M.triu(1).mT
+    """The symmetric matrix with this upper triangle, in memory of its own."""
+    return M.triu().add_(M.triu(1).mT)

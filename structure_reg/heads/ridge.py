@@ -13,7 +13,7 @@ from structure_reg._precision import needs_float64
 from structure_reg.heads._checks import check_number_or_none
 from structure_reg.heads.columns import Scaling, column_scaling, scaled_moments
 from structure_reg.heads.linear import LinearHead, linear_head
-from structure_reg.heads.moments import PairMoments, PairRows, as_pairs, moments_of_rows
+from structure_reg.heads.moments import PairMoments, PairRows, as_pairs, moments_of_regression
 from structure_reg.heads.ridge_selection import generalised_ridge, leave_one_out_ridge
 from structure_reg.heads.spectra import (
     Spectrum,
@@ -55,7 +55,8 @@ def fit_ridge(
     ridge : float, optional
         Relative penalty, at least 0. At 0, the fit is the minimum-norm least-squares solution.
         None: the one of 25 between 0.001 and 1000 with the smallest leave-one-out error, in closed
-        form on at most 512 of the pairs; from moments, by generalised cross-validation.
+        form on at most 512 of the pairs and searched from coarse to fine; from moments, by
+        generalised cross-validation.
     standardise : bool
         Whether to scale columns to unit variance first. Constant columns are ignored in any case.
 
@@ -95,10 +96,7 @@ def fit_ridge(
     pairs = as_pairs("fit_ridge", x, y)
     standardise = check_flag("fit_ridge", "standardise", standardise)
     ridge = check_number_or_none("fit_ridge", "ridge", ridge, least=0.0)
-    r = regression("fit_ridge", pairs, ridge, standardise)
-    B = r.S.V @ (whitening(r.S, r.ridge).square()[:, None] * r.VXY)  # (d_x, d_y)
-    I = torch.eye(B.shape[1], dtype=B.dtype, device=B.device)
-    return linear_head(B, *r.S.scaling, pairs.dtype), linear_head(I, *r.y, pairs.dtype)
+    return regression_heads(regression("fit_ridge", pairs, ridge, standardise), pairs.dtype)
 
 
 class Regression(NamedTuple):
@@ -108,6 +106,12 @@ class Regression(NamedTuple):
     VXY: Tensor  # (r, d_y)
     y: Scaling
     ridge: float
+
+
+def regression_heads(r: Regression, dtype: torch.dtype) -> tuple[LinearHead, LinearHead]:
+    B = r.S.V @ (whitening(r.S, r.ridge).square()[:, None] * r.VXY)  # (d_x, d_y)
+    I = torch.eye(B.shape[1], dtype=B.dtype, device=B.device)
+    return linear_head(B, *r.S.scaling, dtype), linear_head(I, *r.y, dtype)
 
 
 def regression(
@@ -122,7 +126,7 @@ def regression(
             ridge = generalised_ridge(S, VXY, C.C_yy.trace(), C.n)
         return Regression(S, VXY, C.y, ridge)
     if outnumber_columns(pairs):
-        C = scaled_moments(moments_of_rows(function, pairs), standardise)
+        C = scaled_moments(moments_of_regression(function, pairs), standardise)
         S = spectrum_of_moments(C.C_xx, C.x)
         VXY = S.V.mT @ C.C_xy
         if ridge is None:

@@ -56,6 +56,13 @@ def check_head(head: Any, names: Collection[str]) -> None:
         )
 
 
+def check_callback(callback: Any) -> None:
+    if callback is not None and not callable(callback):
+        raise TypeError(
+            f"Aligner.fit: expected callback to be callable, got {type(callback).__name__}"
+        )
+
+
 def check_layer_choice(layers: Any) -> None:
     if isinstance(layers, str):
         check_choice("Aligner", "layers", layers, ("blend", "select", "last", "all"))
@@ -138,7 +145,7 @@ def check_y_ids(function: str, ids: Any) -> None:
         raise ValueError(f"{function}: expected ids with y_ids, got y_ids alone")
 
 
-def check_row_ids(function: str, side: str, name: str, x: Tensor, ids: Sequence[Any]) -> None:
+def check_row_ids(function: str, side: str, name: str, x: Sized, ids: Sequence[Any]) -> None:
     if len(ids) != len(x) or not ids:
         raise ValueError(
             f"{function}: expected {max(1, len(x))} {name}, one for each row of {side}, "

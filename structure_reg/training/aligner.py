@@ -11,18 +11,16 @@ import torch
 from torch import nn
 
 from structure_reg.evaluation.retrieval import retrieval
-from structure_reg.heads._checks import no_heads_file
 from structure_reg.layers.report import LayerSelection
+from structure_reg.training import estimator, file, hub
 from structure_reg.training._checks import no_fit
 from structure_reg.training.aligning import aligned
 from structure_reg.training.closed_form import Heads
 from structure_reg.training.data import held_out
-from structure_reg.training.estimator import changed_options, options_of, set_options, tags
-from structure_reg.training.file import STORED_OPTIONS, AlignerFile, read_aligner, write_aligner
 from structure_reg.training.given import Given
 from structure_reg.training.history import History
 from structure_reg.training.inputs import Features, as_given, layer_of, layers_of_blend
-from structure_reg.training.options import checked_options, plain
+from structure_reg.training.options import WITHOUT_TRAINING
 from structure_reg.training.side import Side, mapped_rows
 from structure_reg.training.state import own_state
 from structure_reg.training.together import group_of, is_first
@@ -34,15 +32,21 @@ class Aligner:
     r"""Heads that bring the features of two frozen encoders into one space.
 
     .. math:: \min \; L(z_x, z_y; s)
-              + \lambda \, \tfrac12 \bigl( R(g_x(x), z_x) + R(g_y(y), z_y) \bigr),
+              + \lambda \, \tfrac12 \bigl( R(g_x(x), z_x) + R(g_y(y), z_y) \bigr)
+              + \alpha \, T(z_u, z_v; h_x(u), h_y(v)),
               \qquad z_x = f_x(x), \; z_y = f_y(y)
 
-    with a contrastive loss L of the pairs and STRUCTURE R of each side. By default, each side is a
-    blend of its layers that are most similar to the other side's, as many as predict held-out pairs
-    best; a canonical correlation analysis g, whose ridges are chosen on
-    held-out pairs, finds the directions that both sides share; the heads f start from it, and
-    STRUCTURE preserves the neighbourhoods of the frozen features in these directions. Gaussian
-    noise on x and y shows both terms rows around the training pairs.
+    with a contrastive loss L of the pairs and STRUCTURE R of each side. A canonical correlation
+    analysis g, whose ridges are chosen on held-out pairs, finds the directions that both sides
+    share; by default it is an average over the best pair of layers, the best five layers of each
+    side, and the last pair, weighed by how well each predicts held-out pairs. The linear heads f
+    start from it. ``Aligner()`` stops there: training gains nothing over this start unless there
+    are validation pairs or unpaired rows. In training, STRUCTURE preserves the neighbourhoods of
+    the frozen features in the shared directions, and Gaussian noise on x and y shows both terms
+    rows around the training pairs. Unpaired rows u and v, where there are any, add the transport
+    term T, which is :func:`klot_loss`: the heads learn to match the rows of u with those of v as a
+    teacher h does, with more confidence. The teacher is a moving average of the heads, from their
+    start.
 
     The constructor only stores its arguments; :meth:`fit` checks them. An Aligner is an estimator
     of scikit-learn, although it does not import it: ``clone``, ``cross_val_score`` and
@@ -58,27 +62,35 @@ class Aligner:
         ``functools.partial(MlpHead, dropout=0.1)``. Both are converted to float32.
     layers : {"blend", "select", "last", "all"}, int, or pair
         Layers to align when a side has several. A blend is several layers side by side, each
-        scaled to the same mean length of its rows. "blend": as many layers of each side, one
-        included, as predict held-out training pairs best. An int: the blend of so many layers of
-        each side, those that are most similar to a layer of the other side. "all": all layers that
-        are not constant. "select": the best pair of single layers by :func:`select_layers`. "last":
-        the last layer of both sides. A pair: for each side a name or position, or a list of them.
+        scaled to the same mean length of its rows. "blend": the average described above, of those
+        blends whose share is at least a tenth; heads without a CCA take the blend with the largest
+        share. An int: the blend of so many layers of each side, those that are most similar to a
+        layer of the other side. "all": all layers that are not constant. "select": the best pair of
+        single layers by :func:`select_layers`. "last": the last layer of both sides. A pair: for
+        each side a name or position, or a list of them.
     dim : int
-        Width of the shared space. Closed forms and CCA starts cap it at min(n - 1, d_x, d_y); ridge
-        and ASIF set their own.
+        Width of the shared space. Closed forms and CCA starts cap it at min(n - 1, d_x, d_y), for
+        each blend of an average; ridge and ASIF set their own.
     structure_weight : float
         Weight :math:`\lambda \ge 0` of STRUCTURE, on the mean of both sides as in the authors'
         release; the paper's formula has the sum, and so half the weight. With 0, training is
         purely contrastive, without noise.
+    unpaired_weight : float
+        Weight :math:`\alpha \ge 0` of :func:`klot_loss` on the unpaired rows of :meth:`fit`, with
+        `epsilon` 0.1 and `teacher_epsilon` 0.05. Its teacher is a moving average of the heads from
+        their CCA start, or a fixed CCA of the pairs for heads with random initial weights. Each
+        step sees at most 1024 unpaired rows of each side, and no more than `batch_size`. With 0, or
+        if one side has a single row, the unpaired rows join the neighbourhoods that STRUCTURE
+        preserves instead, as in the paper.
     keep : {"shared", "frozen"}
         Neighbourhoods that STRUCTURE preserves: those of the frozen features in the directions that
         both sides share, or those of the frozen features as they are, as in the paper (g is then
         the identity). The study in the documentation compares the two.
     structure : nn.Module, optional
         Replacement for STRUCTURE, called as ``structure(frozen, aligned)``, and with ``anchors=``
-        when there are unpaired rows. None: :class:`StructureLoss`, at the temperature that gives
-        each side a perplexity of 40, or of a third of the rows of a batch if that is less, but at
-        least 1.5 if a batch has 3 rows or more. Copies of a row count once.
+        when unpaired rows join its neighbourhoods. None: :class:`StructureLoss`, at the temperature
+        that gives each side a perplexity of 40, or of a third of the rows of a batch if that is
+        less, but at least 1.5 if a batch has 3 rows or more. Copies of a row count once.
     contrastive : nn.Module, optional
         Contrastive loss, called as ``contrastive(z_x, z_y, logit_scale, ids=ids)``;
         :class:`SigLipLoss` also receives its bias. None: :class:`ClipLoss`.
@@ -88,8 +100,11 @@ class Aligner:
     standardise : bool
         Whether columns are scaled to mean 0 and variance 1 over the training pairs, for the heads
         and for STRUCTURE. Constant columns become 0.
-    epochs : int
-        Passes over the pairs. With no more pairs than `batch_size`, an epoch is one step.
+    epochs : int, optional
+        Passes over the pairs. With no more pairs than `batch_size`, an epoch is one step. With 0,
+        the heads stay at their start. None: 200 if any other option of the objective or of training
+        is given, or if :meth:`fit` receives validation pairs or unpaired rows; otherwise 0, since
+        training gained nothing over the CCA start in the study of the documentation.
     max_steps : int, optional
         Largest number of steps, whatever `epochs` says; schedules then span that many steps. None:
         no limit if one batch holds all pairs; otherwise 32 steps of 4096 pairs, or as many steps of
@@ -127,8 +142,9 @@ class Aligner:
     device : str or torch.device, optional
         Device to train on. None: the device of the features.
     progress : bool
-        Whether to show one progress bar on stderr over the whole fit, with the time that remains;
-        needs tqdm.
+        Whether to show one progress bar on stderr over the stages of the fit: layers, shrinkage,
+        training. The remaining time is that of all their steps at the rate of the latest ones, so
+        it is rough until training begins. Needs tqdm.
 
     Attributes
     ----------
@@ -144,17 +160,19 @@ class Aligner:
     selection_ : LayerSelection or None
         Report of the layer selection, unless the layers were given or there was one a side.
     history_ : dict of lists
-        For each step "contrastive", "structure" (without its weight), "logit_scale" and "weight".
+        For each step "contrastive", "structure" and "transport" (without their weights),
+        "logit_scale" and "weight".
         The lists have the same length, so ``pandas.DataFrame(aligner.history_)`` is a table. Empty
         for closed forms.
     validation_history_ : dict of lists
         For each validation "validation_step" and "validation", the score there. ``history_`` finds
         both names too. Empty for closed forms.
-
+    n_pairs_ : int or None
+        Number of training pairs over all processes. None after loading a file of 0.1.0.
     stopped_ : str or None
         When or why training stopped: "after 200 steps", or "no better validation since step 40".
-        The logger "structure_reg" says so too, at level INFO. None for closed forms and after
-        :meth:`load`.
+        ``history_["stopped"]`` is the same, and the logger "structure_reg" says so at level INFO.
+        None for closed forms, and for files that versions up to 0.1.0 wrote.
 
     See Also
     --------
@@ -189,7 +207,7 @@ class Aligner:
 
     selection_: LayerSelection | None
     history_: History
-    stopped_: str | None
+    n_pairs_: int | None = None  # in pickles of 0.1.0 too
 
     def __init__(
         self,
@@ -198,12 +216,13 @@ class Aligner:
         layers: Any = "blend",
         dim: int = 512,
         structure_weight: float = 50.0,
+        unpaired_weight: float = 0.3,
         keep: str = "shared",
         structure: nn.Module | None = None,
         contrastive: nn.Module | None = None,
         start: str = "cca",
         standardise: bool = True,
-        epochs: int = 200,
+        epochs: int | None = None,
         max_steps: int | None = None,
         batch_size: int = 4096,
         lr: float | str = 3e-4,
@@ -221,6 +240,7 @@ class Aligner:
     ) -> None:
         self.head, self.layers, self.dim = head, layers, dim
         self.structure_weight, self.keep, self.structure = structure_weight, keep, structure
+        self.unpaired_weight = unpaired_weight
         self.contrastive, self.start, self.standardise = contrastive, start, standardise
         self.epochs, self.max_steps, self.batch_size, self.lr = epochs, max_steps, batch_size, lr
         self.lr_schedule, self.weight_decay, self.warmup = lr_schedule, weight_decay, warmup
@@ -230,11 +250,11 @@ class Aligner:
 
     def __repr__(self) -> str:
         """Return the call that makes this Aligner, without options that have their default."""
-        return changed_options(self)
+        return estimator.changed_options(self)
 
     def __sklearn_tags__(self) -> Any:
         """Return the tags by which scikit-learn knows an estimator."""
-        return tags()
+        return estimator.tags()
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002
         """Return the options by name, as scikit-learn asks for them.
@@ -249,7 +269,7 @@ class Aligner:
         dict
             Every option of the constructor.
         """
-        return options_of(self)
+        return estimator.options_of(self)
 
     def set_params(self, **params: Any) -> Aligner:
         """Set options by name; the next :meth:`fit` checks their values.
@@ -269,13 +289,18 @@ class Aligner:
         ValueError
             If there is no such option.
         """
-        set_options(self, params)
+        estimator.set_options(self, params)
         return self
 
     @property
     def validation_history_(self) -> dict[str, list[float]]:
         """Steps "validation_step" and scores "validation" of the validations."""
         return self.history_.validation
+
+    @property
+    def stopped_(self) -> str | None:
+        """When or why training stopped."""
+        return self.history_.stopped
 
     @property
     def heads_(self) -> Heads:
@@ -304,6 +329,7 @@ class Aligner:
         validation: Any = None,
         unpaired: Any = None,
         group: Any = "world",
+        callback: Callable[[int, dict[str, float]], Any] | None = None,
     ) -> Aligner:
         """Select the layers, and fit the heads to the pairs.
 
@@ -330,7 +356,8 @@ class Aligner:
             best on them. Closed forms ignore them.
         unpaired : tuple, optional
             Rows of x and rows of y without a partner, with the same layers; their numbers may
-            differ. They join the neighbourhoods that STRUCTURE preserves. Closed forms ignore them.
+            differ, and the two sides may be of different items. `unpaired_weight` says how they
+            are used. Closed forms ignore them.
         group : {"world"}, torch.distributed.ProcessGroup or None
             Processes that fit together. "world": all processes if `torch.distributed` is
             initialised, otherwise this one alone. A group has to contain this process. Every
@@ -340,6 +367,14 @@ class Aligner:
             library and the batch size is divisible by the number of processes; otherwise, each
             computes the whole batch. None: this process alone, for a fit on one process only or for
             the same pairs on each.
+        callback : callable, optional
+            Function called as ``callback(step, values)`` after each step and each validation, for
+            instance to log. `values` is a dict of floats: after a step, its entry of each list in
+            `history_`; after a validation, "validation". Steps count from 0. Step i is validated
+            before it is taken, and the last validation follows all steps. With a callback, the host
+            waits for the device at each step. Return values are ignored, and an error ends the fit.
+            In a group, only the callback of the first process is called. Without training, as in
+            closed forms, there are no calls.
 
         Returns
         -------
@@ -353,15 +388,20 @@ class Aligner:
             wrong kind, do not fit together, or hold a value that is not finite, or if training ends
             with heads that are not finite. All processes of a group raise what one of them raises.
         RuntimeError
-            If another error occurs while a process of a group opens its features.
+            If another error occurs while a process of a group opens its features, or in its
+            callback.
         """
         group = group_of("Aligner.fit", group)
         given = Given(x, y, ids, validation, unpaired)
-        sides, self.selection_, trained = aligned(given, options_of(self), group)
-        self.history_, self.stopped_ = History(trained.history), trained.stopped
+        options = estimator.options_of(self)
+        if self.epochs is None and not self._gains_by_training(given):
+            options["epochs"] = 0
+        found = aligned(given, options, group, callback)
+        self.selection_, self.n_pairs_ = found.selection, found.n_pairs
+        self.history_ = History(found.trained.history, found.trained.stopped)
         if is_first(group):
             LOGGER.info("Aligner.fit: stopped: %s", self.stopped_ or "closed form")
-        self._sides = sides
+        self._sides = found.sides
         return self
 
     def transform_x(self, x: Features) -> Any:
@@ -463,9 +503,7 @@ class Aligner:
         TypeError
             If the heads are modules of your own.
         """
-        self._check_fitted("Aligner.save")
-        options = {name: plain(getattr(self, name)) for name in STORED_OPTIONS}
-        write_aligner(path, AlignerFile(self._sides, options, self.history_.lists()))
+        file.write_aligner(path, self._content("Aligner.save"))
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, device: str | torch.device = "cpu") -> Aligner:
@@ -493,17 +531,66 @@ class Aligner:
         ValueError
             If :meth:`save` did not write it.
         """
-        stored = read_aligner(path, device)
-        try:
-            aligner = cls(**stored.options)
-            checked_options(options_of(aligner))
-        except (TypeError, ValueError, OverflowError) as error:
-            got = f"options that it cannot have ({error})"
-            raise no_heads_file("Aligner.load", path, got) from error
-        aligner._sides, aligner.selection_, aligner.stopped_ = stored.sides, None, None
-        aligner.history_ = History(stored.history)
+        stored = file.read_aligner(path, device)
+        aligner = file.with_options(cls, path, stored.options)
+        aligner._sides, aligner.selection_ = stored.sides, None
+        aligner.history_, aligner.n_pairs_ = stored.history, stored.n_pairs
         aligner.layers = aligner.layers_
         return aligner
+
+    save_pretrained, push_to_hub = hub.save_pretrained, hub.push_to_hub
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder_or_repo: str | PathLike[str],
+        *,
+        device: str | torch.device = "cpu",
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | PathLike[str] | None = None,
+    ) -> Aligner:
+        """Read a folder that :meth:`save_pretrained` wrote, or a repository of the Hub.
+
+        Nothing in it is executed. The package huggingface_hub is needed for a repository only.
+
+        Parameters
+        ----------
+        folder_or_repo : str or os.PathLike
+            Folder, or, if there is no such folder, repository as "owner/name".
+        device : str or torch.device
+            Device of the tensors.
+        revision : str, optional
+            Branch, tag or commit of the repository. None: its main branch. A commit never changes.
+        token : str or bool, optional
+            Access token, for a private repository. None: the one stored by ``hf auth login``.
+        cache_dir : str or os.PathLike, optional
+            Folder in which downloads are kept. None: that of huggingface_hub.
+
+        Returns
+        -------
+        Aligner
+            Fitted, as from :meth:`load`.
+
+        Raises
+        ------
+        ImportError
+            If the package safetensors, or huggingface_hub for a repository, is not installed.
+        FileNotFoundError
+            If there is no such folder or repository, or no ``model.safetensors`` in it.
+        ValueError
+            If :meth:`save_pretrained` did not write the file.
+        OSError
+            If the Hub cannot be reached: an error of huggingface_hub.
+        """
+        path = hub.tensors_in(folder_or_repo, revision, token, cache_dir)
+        return cls.load(path, device=device)
+
+    def _content(self, function: str) -> file.AlignerFile:
+        self._check_fitted(function)
+        return file.AlignerFile(
+            self._sides, file.stored_options(self), self.history_, self.n_pairs_
+        )
 
     @own_state()
     @torch.no_grad()
@@ -512,6 +599,10 @@ class Aligner:
         side = self._sides[index]
         one = layer_of(function, side.name, features, layers_of_blend(side.layer)[0])
         return as_given(mapped_rows(function, side, features), one)
+
+    def _gains_by_training(self, given: Given) -> bool:
+        others = given.validation is not None or given.unpaired is not None
+        return others or not WITHOUT_TRAINING.issuperset(estimator.changed_names(self))
 
     def _check_fitted(self, function: str) -> None:
         if not hasattr(self, "_sides"):

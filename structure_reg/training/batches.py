@@ -11,6 +11,7 @@ from torch import Tensor
 from structure_reg.heads.moments import PairMoments
 from structure_reg.losses.frozen import FrozenStructure
 from structure_reg.training.augmentation import Augmentation
+from structure_reg.training.averaging import Member
 from structure_reg.training.rows import Rows
 
 Unpaired = tuple[Tensor | Rows, Tensor | Rows]  # rows of x and rows of y that have no partner
@@ -24,6 +25,7 @@ class Pairs(NamedTuple):
     ids: Tensor | None
     unpaired: Unpaired | None = None
     moments: PairMoments | None = None  # of rows that are not held in memory
+    members: list[Member] | None = None  # canonical maps to average; None for one of all columns
 
 
 class Batch(NamedTuple):
@@ -42,6 +44,7 @@ def batches(
     augmentation: Augmentation,
     frozen: tuple[FrozenStructure, FrozenStructure] | None,
     generator: torch.Generator,
+    unpaired_rows: int = 0,
 ) -> Iterator[Batch]:
     """All pairs, or shuffled batches of them without the last one if it is not full."""
     for rows in batch_rows(len(pairs.x), batch_size, generator):
@@ -52,7 +55,8 @@ def batches(
             rows = rows.to(pairs.x.device)
             x, y, ids = pairs.x[rows], pairs.y[rows], None if ids is None else ids[rows]
         x, y = augmentation(x, y)
-        yield Batch(x, y, ids, frozen, sample(pairs.unpaired, batch_size, generator))
+        unpaired = sample(pairs.unpaired, unpaired_rows, generator)
+        yield Batch(x, y, ids, frozen, unpaired)
 
 
 def batch_rows(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor | None]:
@@ -67,13 +71,15 @@ def batch_rows(n: int, batch_size: int, generator: torch.Generator) -> Iterator[
 
 
 def sample(
-    unpaired: Unpaired | None, batch_size: int, generator: torch.Generator
+    unpaired: Unpaired | None, most: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor] | None:
-    """As many unpaired rows as a batch has, at random from each side."""
+    """All unpaired rows of a side in their order, or as many as there may be, at random."""
     if unpaired is None:
         return None
     x, y = (
-        rows[torch.randperm(len(rows), generator=generator)[:batch_size].to(rows.device)]
+        rows[:]
+        if len(rows) <= most
+        else rows[torch.randperm(len(rows), generator=generator)[:most].to(rows.device)]
         for rows in unpaired
     )
     return x, y

@@ -11,7 +11,8 @@ from structure_reg._ids import python_value
 from structure_reg.layers.report import LayerSelection
 from structure_reg.layers.selection import select_layers
 from structure_reg.training._checks import check_blend, check_layer_rows, check_pairs
-from structure_reg.training.blending import SAMPLE, Blend, choose_blend
+from structure_reg.training.averaging import Member
+from structure_reg.training.blending import SAMPLE, Blend, WeighedBlend, union, weighed_blends
 from structure_reg.training.inputs import (
     Features,
     as_ids,
@@ -26,17 +27,25 @@ FEWEST = 8  # rows that select_layers compares
 MOST = 5000  # rows, from which select_layers would draw as many
 
 
+class LayerChoice(NamedTuple):
+    """The layers to align, and how they were chosen."""
+
+    layers: tuple[Any, Any]  # of each side a layer, or the list of the layers of a blend
+    selection: LayerSelection | None = None
+    members: list[Member] | None = None  # blends whose maps are averaged, if there are several
+
+
 def choose_layers(
-    layers: Any, x: Features, y: Features, ids: Any, device: Any
-) -> tuple[tuple[Any, Any], LayerSelection | None]:
-    """Return a layer, or the list of the layers of a blend, for each side."""
+    layers: Any, x: Features, y: Features, ids: Any, device: Any, *, average: bool
+) -> LayerChoice:
+    """Choose the layers of each side; `average` where maps of several blends can be averaged."""
     function = FUNCTION
     names_x, names_y = layer_names(function, "x", x), layer_names(function, "y", y)
     if isinstance(layers, tuple | list):
         layer_x, layer_y = layers
-        return (given(function, "x", x, layer_x), given(function, "y", y, layer_y)), None
+        return LayerChoice((given(function, "x", x, layer_x), given(function, "y", y, layer_y)))
     if layers == "last" or len(names_x) == len(names_y) == 1:
-        return (names_x[-1], names_y[-1]), None
+        return LayerChoice((names_x[-1], names_y[-1]))
     sides = LayersOf("x", x, names_x, device), LayersOf("y", y, names_y, device)
     first_x, first_y = (side.first() for side in sides)
     numbers = as_ids(function, ids, first_x)
@@ -50,8 +59,11 @@ def choose_layers(
         {str(l): z for l, z in zip(names_y, ys, strict=True)},
         generator=generator,
     )
-    blend = blend_of(layers, selection, sides, numbers, n)
-    return (named(names_x, blend.x), named(names_y, blend.y)), selection
+    if layers == "blend":
+        blend, members = held_out_blend(selection, sides, numbers, n, average)
+    else:
+        blend, members = blend_of(layers, selection), None
+    return LayerChoice((named(names_x, blend.x), named(names_y, blend.y)), selection, members)
 
 
 class LayersOf(NamedTuple):
@@ -91,25 +103,50 @@ def comparable_rows(ids: Tensor | None, n: int) -> Tensor:
     return first if len(first) >= FEWEST else torch.arange(n, device=ids.device)
 
 
-def blend_of(
-    layers: Any,
+def blend_of(layers: Any, selection: LayerSelection) -> Blend:
+    """The best pair, all layers, or so many of each side."""
+    if layers == "select":
+        return Blend((selection.x_layer,), (selection.y_layer,))
+    most = max(selection.scores.shape) if layers == "all" else int(layers)
+    return Blend(*selection.blend(most))
+
+
+def held_out_blend(
     selection: LayerSelection,
     sides: tuple[LayersOf, LayersOf],
     ids: Tensor | None,
     n: int,
-) -> Blend:
-    """The best pair, so many layers of each side, or what held-out pairs say."""
-    if layers == "select":
-        return Blend((selection.x_layer,), (selection.y_layer,))
-    if layers == "all":
-        return Blend(*selection.blend(max(len(side.names) for side in sides)))
-    if layers != "blend":
-        return Blend(*selection.blend(int(layers)))
+    average: bool,
+) -> tuple[Blend, list[Member] | None]:
+    """The layers of all blends and those blends, or without an average the best blend."""
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0))[:SAMPLE]
     rows = order.sort().values
     xs, ys = (side.sample(rows, n) for side in sides)
     of_rows = None if ids is None else ids[rows.to(ids.device)]
-    return choose_blend(selection, xs, ys, of_rows)
+    weighed = weighed_blends(selection, xs, ys, of_rows, n)
+    if not average or len(weighed) == 1:
+        return max(weighed, key=lambda blend: blend.weight).blend, None
+    return union([one.blend for one in weighed]), members(weighed, xs, ys)
+
+
+def members(weighed: list[WeighedBlend], xs: list[Tensor], ys: list[Tensor]) -> list[Member]:
+    """The blends by their columns among those of all layers that are in one of them."""
+    layers = union([one.blend for one in weighed])
+    x, y = (
+        [columns(of_side, zs, one.blend[side]) for one in weighed]
+        for side, (of_side, zs) in enumerate(zip(layers, (xs, ys), strict=True))
+    )
+    return [
+        Member(x_k, y_k, one.cca, one.weight) for x_k, y_k, one in zip(x, y, weighed, strict=True)
+    ]
+
+
+def columns(layers: tuple[int, ...], xs: list[Tensor], kept: tuple[int, ...]) -> Tensor:
+    """Columns of the layers that are kept, when `layers` stand side by side."""
+    of_layer = torch.split(
+        torch.arange(sum(xs[i].shape[1] for i in layers)), [xs[i].shape[1] for i in layers]
+    )
+    return torch.cat([of_layer[layers.index(i)] for i in kept])
 
 
 def named(names: list[Any], positions: tuple[int, ...]) -> Any:

@@ -15,10 +15,12 @@ from structure_reg.heads.cca_selection import CcaSelection, chosen_cca
 from structure_reg.heads.columns import scaled_moments
 from structure_reg.heads.csa import fit_csa
 from structure_reg.heads.linear import LinearHead, linear_head
+from structure_reg.heads.moments import moments_of_columns
 from structure_reg.heads.procrustes import fit_procrustes, product_of_unit_rows
-from structure_reg.heads.ridge import fit_ridge, regression
+from structure_reg.heads.ridge import fit_ridge, regression, regression_heads
 from structure_reg.heads.ridge_selection import leave_one_out_ridge
 from structure_reg.heads.spectra import paired_directions
+from structure_reg.training.averaging import Member, averaged_heads
 from structure_reg.training.batches import Pairs
 from structure_reg.training.rows import Rows
 
@@ -48,7 +50,7 @@ def ridge_heads(pairs: Pairs) -> Heads:
     r = regression("fit_ridge", pairs.moments, 1.0, standardise=False)
     rows: Any = pairs
     ridge = leave_one_out_ridge(r.S, r.VXY, r.y, rows)
-    return fit_ridge(pairs.moments, ridge=ridge, standardise=False)
+    return regression_heads(r._replace(ridge=ridge), pairs.moments.dtype)
 
 
 def csa_heads(pairs: Pairs, dim: int) -> Heads:
@@ -79,7 +81,7 @@ def rows_or_moments(pairs: Pairs) -> tuple[Any, Any]:
 
 
 class CanonicalMap(NamedTuple):
-    """A cross-validated canonical correlation analysis of the pairs."""
+    """A cross-validated canonical correlation analysis of the pairs, or an average of several."""
 
     g_x: LinearHead
     g_y: LinearHead
@@ -88,10 +90,32 @@ class CanonicalMap(NamedTuple):
 
 def canonical_map(pairs: Pairs, dim: int) -> CanonicalMap:
     """Choose ridges and power on held-out pairs, and fit `dim` directions to all of them."""
+    if pairs.members is not None:
+        return averaged_map(pairs, pairs.members, dim)
     cca = held_out_cca(pairs.x, pairs.y, pairs.ids)
     of_pairs = rows_or_moments(pairs)
     g_x, g_y = fit_cca(*of_pairs, dim=dim, ridge=cca.ridge, power=cca.power, standardise=False)
     return CanonicalMap(g_x, g_y, cca.logit_scale)
+
+
+def averaged_map(pairs: Pairs, members: list[Member], dim: int) -> CanonicalMap:
+    """The average of the maps of several blends, with the scale of the one of largest weight."""
+    maps = [fit_member(pairs, member, dim) for member in members]
+    of_x = averaged_heads(members, maps, pairs, dim)
+    best = max(members, key=lambda member: member.weight)
+    return CanonicalMap(*of_x, best.cca.logit_scale)
+
+
+def fit_member(pairs: Pairs, member: Member, dim: int) -> tuple[LinearHead, LinearHead]:
+    """The canonical map of the columns of one blend."""
+    x, y, cca, _ = member
+    of_columns: tuple[Any, Any]
+    if pairs.moments is None:
+        of_columns = pairs.x[:][:, x], pairs.y[:][:, y]
+    else:
+        of_columns = moments_of_columns(pairs.moments, x, y), None
+    dim = min(dim, len(pairs.x) - 1, len(x), len(y))
+    return fit_cca(*of_columns, dim=dim, ridge=cca.ridge, power=cca.power, standardise=False)
 
 
 def held_out_cca(x: Tensor | Rows, y: Tensor | Rows, ids: Tensor | None) -> CcaSelection:

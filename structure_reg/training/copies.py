@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from structure_reg._ids import number
 from structure_reg.training.choice import first_of_each
 from structure_reg.training.rows import Rows
 from structure_reg.training.together import gathered
@@ -43,9 +43,9 @@ def numbers_by_hash(x: Rows) -> Tensor:
         for block in own.blocks()
         for row in (own[block] + 0.0).cpu().numpy()  # -0 + 0 = 0
     )
-    bits = b"".join(gathered(of_own, x.group))
-    digests = (bits[i : i + DIGEST] for i in range(0, len(bits), DIGEST))
-    return number(digests, {}).to(x.device)
+    bits = np.frombuffer(b"".join(gathered(of_own, x.group)), f"V{DIGEST}")
+    _, first, numbers = np.unique(bits, return_index=True, return_inverse=True)
+    return torch.from_numpy(first.argsort().argsort()[numbers]).to(x.device)
 
 
 def different_rows(x: Tensor | Rows) -> Tensor:

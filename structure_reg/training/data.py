@@ -18,6 +18,7 @@ from structure_reg.training._checks import (
 )
 from structure_reg.training.batches import Pairs, Unpaired
 from structure_reg.training.inputs import as_ids
+from structure_reg.training.rows import Rows
 from structure_reg.training.side import Side, scaled_rows
 
 Sides = tuple[Side, Side]
@@ -26,8 +27,8 @@ Sides = tuple[Side, Side]
 class HeldOut(NamedTuple):
     """Rows to validate on. With `y_ids` those of y are no partners of those of x."""
 
-    x: Tensor
-    y: Tensor
+    x: Tensor | Rows
+    y: Tensor | Rows
     ids: Tensor | None
     y_ids: Tensor | None = None
 
@@ -57,12 +58,14 @@ def validation_rows(sides: Sides, validation: Any, monitor: str) -> HeldOut:
     if y_ids is not None:
         check_held_out_loss(monitor)
     of_x, of_y = (
-        scaled_rows(name, side, features)[:] for side, features in zip(sides, (x, y), strict=True)
+        scaled_rows(name, side, features) for side, features in zip(sides, (x, y), strict=True)
     )
     return held_out(name, of_x, of_y, ids, y_ids, least=2)
 
 
-def held_out(function: str, x: Tensor, y: Tensor, ids: Any, y_ids: Any, *, least: int) -> HeldOut:
+def held_out(
+    function: str, x: Tensor | Rows, y: Tensor | Rows, ids: Any, y_ids: Any, *, least: int
+) -> HeldOut:
     """Number the ids of both sides together, or check that the rows are pairs."""
     if y_ids is None:
         check_pairs(function, x, y, least)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from importlib import import_module
 from typing import Any
 
@@ -25,16 +26,19 @@ def set_options(estimator: Any, options: dict[str, Any]) -> None:
         setattr(estimator, name, value)
 
 
-def changed_options(estimator: Any) -> str:
-    """The call that makes an estimator, without the options that have their default."""
+def changed_options(estimator: Any, *, but: Collection[str] = ()) -> str:
+    """The call that makes an estimator, without these options and those that have their default."""
+    options = options_of(estimator)
+    changed = [f"{name}={options[name]!r}" for name in changed_names(estimator) if name not in but]
+    return f"{type(estimator).__name__}({', '.join(changed)})"
+
+
+def changed_names(estimator: Any) -> list[str]:
+    """Names of the options that do not have their default."""
     defaults = defaults_of(type(estimator))
     # The texts are compared: values of any kind have one, and arrays have no single truth.
-    changed = [
-        f"{name}={value!r}"
-        for name, value in options_of(estimator).items()
-        if repr(value) != repr(defaults[name])
-    ]
-    return f"{type(estimator).__name__}({', '.join(changed)})"
+    options = options_of(estimator).items()
+    return [name for name, value in options if repr(value) != repr(defaults[name])]
 
 
 def tags() -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -13,8 +13,18 @@ from torch import nn
 from structure_reg.heads._checks import no_heads_file
 from structure_reg.heads.file import UNREADABLE, read_heads, short, write_heads
 from structure_reg.training._checks import no_layer_text
-from structure_reg.training.options import StartOptions, TrainingOptions, field_names, plain
+from structure_reg.training.estimator import options_of
+from structure_reg.training.history import History
+from structure_reg.training.options import (
+    StartOptions,
+    TrainingOptions,
+    checked_options,
+    field_names,
+    plain,
+)
 from structure_reg.training.side import Side
+
+T = TypeVar("T")
 
 FORMAT = "structure-reg aligner 1"
 SCALING = ("mean_x", "factor_x", "mean_y", "factor_y")
@@ -26,7 +36,8 @@ class AlignerFile(NamedTuple):
 
     sides: tuple[Side, Side]
     options: dict[str, Any]
-    history: dict[str, list[float]]
+    history: History
+    n_pairs: int | None
 
 
 def write_aligner(path: str | PathLike[str], content: AlignerFile) -> None:
@@ -40,7 +51,9 @@ def write_aligner(path: str | PathLike[str], content: AlignerFile) -> None:
     texts = {
         "layers": json.dumps([layer_text(side.name, side.layer) for side in content.sides]),
         "options": json.dumps(options),
-        "history": json.dumps(content.history),
+        "history": json.dumps(content.history.lists()),
+        "stopped": json.dumps(content.history.stopped),
+        "n_pairs": json.dumps(content.n_pairs),
     }
     scaling = dict(zip(SCALING, (x.mean, x.factor, y.mean, y.factor), strict=True))
     write_heads("Aligner.save", FORMAT, path, (x.head, y.head), scaling, texts)
@@ -55,6 +68,8 @@ def read_aligner(path: str | PathLike[str], device: str | torch.device) -> Align
         layer_x, layer_y = map(layer_of_text, json.loads(texts["layers"]))
         options = dict[str, Any](json.loads(texts["options"]))
         history = dict[str, Any](json.loads(texts["history"]))
+        # 0.1.0 wrote neither.
+        stopped, n_pairs = (json.loads(texts.get(name, "null")) for name in ("stopped", "n_pairs"))
         mean_x, factor_x, mean_y, factor_y = (scaling[name] for name in SCALING)
     except UNREADABLE as error:
         got = f"a part that cannot be read ({short(error)})"
@@ -63,11 +78,28 @@ def read_aligner(path: str | PathLike[str], device: str | torch.device) -> Align
         Side("x", layer_x, mean_x, factor_x, head_x).eval(),
         Side("y", layer_y, mean_y, factor_y, head_y).eval(),
     )
-    for fault in (*map(misfit, sides), unequal_widths(head_x, head_y), unreadable(history)):
+    of_texts = (unreadable(history), no_reason(stopped), no_count(n_pairs))
+    for fault in (*map(misfit, sides), unequal_widths(head_x, head_y), *of_texts):
         if fault is not None:
             raise no_heads_file(function, path, fault)
-    # 0.1.0 had no noise.
-    return AlignerFile(sides, {"noise": 0.0} | options, history)
+    # 0.1.0 had no noise and no term of unpaired rows.
+    defaults = {"noise": 0.0, "unpaired_weight": 0.0}
+    return AlignerFile(sides, defaults | options, History(history, stopped), n_pairs)
+
+
+def stored_options(estimator: Any) -> dict[str, Any]:
+    return {name: plain(getattr(estimator, name)) for name in STORED_OPTIONS}
+
+
+def with_options(kind: type[T], path: str | PathLike[str], options: dict[str, Any]) -> T:
+    """An estimator of a kind with the options that a file states."""
+    try:
+        estimator = kind(**options)
+        checked_options(options_of(estimator))
+    except (TypeError, ValueError, OverflowError) as error:
+        got = f"options that it cannot have ({error})"
+        raise no_heads_file("Aligner.load", path, got) from error
+    return estimator
 
 
 def layer_text(side: str, layer: Any) -> Any:
@@ -105,8 +137,13 @@ def in_features(head: nn.Module) -> int:
     return width
 
 
+def out_features(head: nn.Module) -> int:
+    width: int = head.arguments()["out_features"]  # type: ignore[operator]
+    return width
+
+
 def unequal_widths(head_x: nn.Module, head_y: nn.Module) -> str | None:
-    of_x, of_y = (head.arguments()["out_features"] for head in (head_x, head_y))  # type: ignore[operator]
+    of_x, of_y = out_features(head_x), out_features(head_y)
     return None if of_x == of_y else f"heads with {of_x} and {of_y} outputs, which have no cosine"
 
 
@@ -116,3 +153,14 @@ def unreadable(history: Mapping[str, Any]) -> str | None:
         if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
             return f"a history whose {short(name)} is no list of numbers"
     return None
+
+
+def no_count(n_pairs: Any) -> str | None:
+    """Describe a number of pairs that no fit can have."""
+    if n_pairs is None or (type(n_pairs) is int and n_pairs > 0):
+        return None
+    return f"{short(n_pairs)} as its number of pairs"
+
+
+def no_reason(stopped: Any) -> str | None:
+    return None if stopped is None or isinstance(stopped, str) else "a stop that is no text"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from structure_reg._progress import Progress
 from structure_reg.training.augmentation import Augmentation
 from structure_reg.training.batches import Batch, Pairs, batches
+from structure_reg.training.callback import Callback
 from structure_reg.training.learning_rate import find_learning_rate, optimizer_of
 from structure_reg.training.objective import Objective
 from structure_reg.training.options import TrainingOptions
@@ -19,7 +20,9 @@ from structure_reg.training.sharing import backward
 from structure_reg.training.steps import step_count
 from structure_reg.training.validation import Validate, Watch
 
+TRAINING = "training heads"
 VALIDATIONS = 25  # in a training
+TRANSPORTED = 1024  # unpaired rows of each side in a step; time grows with their square
 PREPARED_ROWS = 8192  # at most: 256 MB of neighbourhoods for each side and level
 
 
@@ -35,21 +38,23 @@ def train(
     pairs: Pairs,
     o: TrainingOptions,
     validate: Validate | None,
-    progress: Progress | None = None,
+    progress: Progress,
     group: Any = None,
+    callback: Callback | None = None,
 ) -> Training:
     """Train in place; with validation, end with the weights of the best step."""
     steps = step_count(len(pairs.x), o.epochs, o.batch_size, o.max_steps)
     stopped = f"after {steps} steps"
-    progress = progress or Progress("Aligner", stages=1, show=o.progress)
-    progress.stage("training heads", steps)
+    if steps == 0:
+        return Training({}, stopped)
+    progress.stage(TRAINING, steps)
     every = max(1, steps // VALIDATIONS)
     stream = training_batches(objective, pairs, o)
     lr = o.lr
     if isinstance(lr, str):
         lr = find_learning_rate(objective, stream, o.weight_decay, group)
     optimizer = optimizer_of(objective, lr, o.weight_decay)
-    watch = Watch(objective, validate, o.patience)
+    watch = Watch(objective, validate, o.patience, callback)
     history = History()
     objective.train()
     for step in range(steps + 1):
@@ -67,12 +72,16 @@ def train(
         terms = backward(objective, next(stream), share, group)
         nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], 1.0)
         optimizer.step()
+        objective.follow()
         history.add(
             contrastive=terms.contrastive,
             structure=terms.structure,
+            transport=terms.transport,
             logit_scale=scale,
             weight=objective.weight * share,
         )
+        if callback is not None:
+            callback(step, history.last())
         progress.step()
     watch.restore_best()
     objective.eval()
@@ -91,7 +100,8 @@ def training_batches(objective: Objective, pairs: Pairs, o: TrainingOptions) -> 
     every_step_alike = len(x) <= o.batch_size and augmentation.is_identity
     if every_step_alike and pairs.unpaired is None and len(x) <= PREPARED_ROWS:
         frozen = objective.prepared(x[:], y[:])
-    return batches(pairs, o.batch_size, augmentation, frozen, generator)
+    most = o.batch_size if objective.transport is None else min(o.batch_size, TRANSPORTED)
+    return batches(pairs, o.batch_size, augmentation, frozen, generator, most)
 
 
 def noise_deviations(pairs: Pairs, noise: float) -> tuple[Tensor, Tensor]:
@@ -116,6 +126,9 @@ class History:
         for name, value in values.items():
             kept = value.detach().clone() if isinstance(value, Tensor) else value
             self.values.setdefault(name, []).append(kept)
+
+    def last(self) -> dict[str, float]:
+        return {name: torch.as_tensor(values[-1]).item() for name, values in self.values.items()}
 
     def lists(self) -> dict[str, list[float]]:
         return {name: torch.as_tensor(values).tolist() for name, values in self.values.items()}

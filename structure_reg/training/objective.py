@@ -1,4 +1,4 @@
-"""What is minimised: a contrastive loss of the pairs, and STRUCTURE of both sides."""
+"""What is minimised: a contrastive loss of the pairs, STRUCTURE, and KLOT of unpaired rows."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from structure_reg.losses.siglip import LOGIT_BIAS, SigLipLoss
 from structure_reg.losses.structure import StructureLoss
 from structure_reg.training.batches import Batch
 from structure_reg.training.closed_form import Heads
+from structure_reg.training.transport import Transport
+
+Anchors = tuple[Tensor, Tensor]  # frozen and aligned rows
 
 LOG_MAX_SCALE = math.log(MAX_LOGIT_SCALE)
 
@@ -24,6 +27,7 @@ class Terms(NamedTuple):
     total: Tensor
     contrastive: Tensor
     structure: Tensor  # mean of both sides, without its weight
+    transport: Tensor  # KLOT of the unpaired rows, without its weight
 
 
 class SideStructure(nn.Module):
@@ -38,7 +42,7 @@ class SideStructure(nn.Module):
         self,
         x: Tensor | FrozenStructure,
         z: Tensor,
-        anchors: tuple[Tensor, Tensor] | None = None,
+        anchors: Anchors | None = None,
     ) -> Tensor:
         """R of a batch; `x` and the first of `anchors` are frozen features before the map g."""
         frozen = x if isinstance(x, FrozenStructure) else self.reference(x)
@@ -62,8 +66,10 @@ class Objective(nn.Module):
     r"""The two heads and the scale of the cosines, with the terms they are trained on.
 
     .. math:: L(z_x, z_y; s) + \lambda_t \tfrac12 \bigl( R(g_x(x), z_x) + R(g_y(y), z_y) \bigr)
+              + \alpha \operatorname{KLOT}(z_u, z_v)
 
-    with fixed maps g: the identity, or the directions that both sides share.
+    with fixed maps g: the identity, or the directions that both sides share. The last term is of
+    unpaired rows, where there are some.
     """
 
     def __init__(
@@ -75,6 +81,7 @@ class Objective(nn.Module):
         logit_scale: float,
         *,
         learn_scale: bool,
+        transport: Transport | None = None,
     ) -> None:
         super().__init__()
         self.head_x, self.head_y = heads
@@ -82,7 +89,7 @@ class Objective(nn.Module):
         self.structure_x: SideStructure | None
         self.structure_y: SideStructure | None
         self.structure_x, self.structure_y = structures or (None, None)
-        self.weight = weight
+        self.weight, self.transport = weight, transport
         self.log_scale = nn.Parameter(torch.tensor(logit_scale).log(), requires_grad=learn_scale)
         if isinstance(contrastive, SigLipLoss):
             self.bias = nn.Parameter(torch.tensor(LOGIT_BIAS))
@@ -99,19 +106,31 @@ class Objective(nn.Module):
         scale = self.scale()
         bias = (self.bias,) if isinstance(self.contrastive, SigLipLoss) else ()
         L = self.contrastive(z_x, z_y, scale, *bias, ids=batch.ids)
-        R_x, R_y = self.structure_x, self.structure_y
-        if R_x is None or R_y is None:
-            return Terms(L, L, torch.zeros_like(L))
-        frozen_x, frozen_y = batch.frozen or (batch.x, batch.y)
-        if batch.unpaired is None:
-            R = R_x(frozen_x, z_x) / 2 + R_y(frozen_y, z_y) / 2
-        else:
+        total, R, T = L, torch.zeros_like(L), torch.zeros_like(L)
+        if self.structure_x is not None and self.structure_y is not None:
+            frozen_x, frozen_y = batch.frozen or (batch.x, batch.y)
+            anchors_x, anchors_y = self.anchors(batch)
+            R_x = self.structure_x(frozen_x, z_x, anchors_x)
+            R_y = self.structure_y(frozen_y, z_y, anchors_y)
+            R = R_x / 2 + R_y / 2
+            total = total + self.weight * share * R
+        if self.transport is not None and batch.unpaired is not None:
             u, v = batch.unpaired
-            R = (
-                R_x(frozen_x, z_x, anchors=(u, self.head_x(u))) / 2
-                + R_y(frozen_y, z_y, anchors=(v, self.head_y(v))) / 2
-            )
-        return Terms(L + self.weight * share * R, L, R)
+            T = self.transport(u, v, (self.head_x, self.head_y))
+            total = total + self.transport.weight * T
+        return Terms(total, L, R, T)
+
+    def anchors(self, batch: Batch) -> tuple[Anchors | None, Anchors | None]:
+        """Unpaired rows of both sides with their images, for STRUCTURE if they have no own term."""
+        if batch.unpaired is None or self.transport is not None:
+            return None, None
+        u, v = batch.unpaired
+        return (u, self.head_x(u)), (v, self.head_y(v))
+
+    def follow(self) -> None:
+        """Let the teacher of the unpaired rows follow the heads, after a step."""
+        if self.transport is not None:
+            self.transport.follow((self.head_x, self.head_y))
 
     def prepared(self, x: Tensor, y: Tensor) -> tuple[FrozenStructure, FrozenStructure] | None:
         """Prepare the neighbourhoods of both sides, if both can be."""

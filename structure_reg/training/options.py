@@ -23,10 +23,21 @@ from structure_reg.training._checks import (
 )
 from structure_reg.training.closed_form import CLOSED_FORMS
 from structure_reg.training.schedules import cosine_decay
-from structure_reg.training.trained_heads import TRAINED
+from structure_reg.training.trained_heads import TRAINED, WITH_LINEAR_START
 
 FUNCTION = "Aligner"
 NOISE = 1.0  # standard deviations of a column, when training with STRUCTURE
+EPOCHS = 200
+# Options that change what is aligned, or where; all others ask for training.
+WITHOUT_TRAINING = {
+    "layers",
+    "dim",
+    "unpaired_weight",
+    "standardise",
+    "seed",
+    "device",
+    "progress",
+}
 
 
 @dataclass(frozen=True)
@@ -40,12 +51,19 @@ class StartOptions:
     structure: nn.Module | None
     contrastive: nn.Module | None
     structure_weight: float
+    unpaired_weight: float
     logit_scale: float | None
     standardise: bool
 
     @property
     def closed_form(self) -> bool:
         return isinstance(self.head, str) and self.head in CLOSED_FORMS
+
+    @property
+    def averages_blends(self) -> bool:
+        """Whether the heads are, or start from, a CCA; only its maps can be averaged."""
+        kind = self.head if isinstance(self.head, str) else None
+        return kind == "cca" or (self.start == "cca" and kind in WITH_LINEAR_START)
 
     def __post_init__(self) -> None:
         """Refuse values of the wrong kind or out of range."""
@@ -56,6 +74,7 @@ class StartOptions:
         check_module("structure", self.structure)
         check_module("contrastive", self.contrastive)
         check_number(FUNCTION, "structure_weight", self.structure_weight, least=0.0)
+        check_number(FUNCTION, "unpaired_weight", self.unpaired_weight, least=0.0)
         check_number_or_none("logit_scale", self.logit_scale, above=0.0)
         check_flag(FUNCTION, "standardise", self.standardise)
 
@@ -80,7 +99,7 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         """Refuse values of the wrong kind or out of range."""
-        check_count(FUNCTION, "epochs", self.epochs)
+        check_count(FUNCTION, "epochs", self.epochs, least=0)
         check_count_or_none("max_steps", self.max_steps)
         check_count(FUNCTION, "batch_size", self.batch_size, least=2)
         check_lr(self.lr)
@@ -103,6 +122,8 @@ def checked_options(options: Mapping[str, Any]) -> tuple[StartOptions, TrainingO
     checked = StartOptions(**start)
     if training["noise"] is None:
         training["noise"] = NOISE if checked.structure_weight > 0 else 0.0
+    if training["epochs"] is None:
+        training["epochs"] = EPOCHS
     training["lr_schedule"] = training["lr_schedule"] or cosine_decay
     return checked, TrainingOptions(**training)
 

@@ -31,9 +31,11 @@ def scaled_pairs(
     if not held and len(rows_x) == len(rows_y):
         return streamed_pairs(rows_x, rows_y, layers, standardise)
     side_x, X = fitted_side("x", rows_x, layers[0], standardise)
+    X = side_x.scaled(X)  # one side after the other: the rows as they were are let go
     side_y, Y = fitted_side("y", rows_y, layers[1], standardise)
+    Y = side_y.scaled(Y)
     check_pairs(FIT, X, Y, FEWEST)
-    return (side_x, side_y), Pairs(side_x.scaled(X), side_y.scaled(Y), None)
+    return (side_x, side_y), Pairs(X, Y, None)
 
 
 def pairs_at_once(start: StartOptions, training: TrainingOptions) -> float:

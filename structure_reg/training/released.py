@@ -116,6 +116,7 @@ def released_aligner(
         layers=layers,
         dim=512,
         structure_weight=structure_weight,
+        unpaired_weight=0.0,
         keep="frozen",
         structure=StructureLoss(temperature=temperature, levels=levels, divergence="reverse_js"),
         start="random",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +33,7 @@ class Rows:
     sources: Sequence[Any]  # of shape (n, d) each; tensors, arrays on disk, or shards
     device: torch.device
     scaled: Callable[[Tensor], Tensor] | None = None
+    maps: Sequence[mmap.mmap] = ()  # files of which only what is being read shall be in memory
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -57,7 +60,10 @@ class Rows:
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
         """Read the rows of a slice, or at different positions in any order; (m, d)."""
         x = joined([read(source, rows, self.device) for source in self.sources])
-        return x if self.scaled is None else self.scaled(x)
+        x = x if self.scaled is None else self.scaled(x)
+        for file in self.maps:
+            file.madvise(mmap.MADV_DONTNEED)
+        return x
 
     def blocks(self) -> list[slice]:
         return slices(len(self), tile_rows(128 * self.shape[1]))
@@ -69,13 +75,25 @@ class Rows:
 
 def rows_of(function: str, name: str, features: Features, layer: Any, device: Any) -> Rows:
     """Rows of a layer, or of each layer of a blend, without reading them."""
-    sources = [
-        as_source(function, name, layer_of(function, name, features, one))
-        for one in layers_of_blend(layer)
-    ]
+    layers = [layer_of(function, name, features, one) for one in layers_of_blend(layer)]
+    sources = [as_source(function, name, x) for x in layers]
     check_layer_rows(function, name, sources)
     own = sources[0].device if isinstance(sources[0], Tensor | Shard) else "cpu"
-    return Rows(sources, torch.device(own if device is None else device))
+    maps = [file for x in layers if (file := mapped_file(x)) is not None]
+    return Rows(sources, torch.device(own if device is None else device), maps=maps)
+
+
+def mapped_file(x: Any) -> mmap.mmap | None:
+    """The file that NumPy maps for an array or a view of one, if nothing is lost without its pages.
+
+    Pages that were read count as memory of the process as long as they are mapped.
+    """
+    while isinstance(x, np.ndarray) and not isinstance(x, np.memmap):
+        x = x.base
+    if not isinstance(x, np.memmap) or x.mode == "c" or not hasattr(mmap, "MADV_DONTNEED"):
+        return None  # "c": changes are in memory alone
+    file: mmap.mmap | None = x._mmap  # type: ignore[attr-defined]
+    return file
 
 
 def finite_layers(function: str, name: str, rows: Rows) -> list[Tensor]:

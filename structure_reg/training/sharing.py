@@ -59,8 +59,10 @@ def takes_group(loss: nn.Module) -> bool:
 
 
 def losses_of(objective: Objective) -> list[nn.Module]:
-    """All modules but the heads: a term that is not known to take a group is not shared."""
-    terms = [m for name, m in objective.named_children() if name not in ("head_x", "head_y")]
+    """Terms of the batch: one that is not known to take a group is not shared."""
+    # The unpaired rows are the same on every process, and so are the gradients of their own term.
+    others = ("head_x", "head_y", "transport")
+    terms = [m for name, m in objective.named_children() if name not in others]
     return [m.term if isinstance(m, SideStructure) else m for m in terms]
 
 

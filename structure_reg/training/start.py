@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +17,7 @@ from structure_reg.training.options import StartOptions
 from structure_reg.training.perplexity import at_perplexity, spread
 from structure_reg.training.rows import Rows
 from structure_reg.training.trained_heads import WITH_LINEAR_START, heads_at, random_heads
+from structure_reg.training.transport import Teacher, Transport, have_plans
 
 
 def starting_objective(pairs: Pairs, o: StartOptions, batch_size: int) -> Objective:
@@ -22,13 +25,18 @@ def starting_objective(pairs: Pairs, o: StartOptions, batch_size: int) -> Object
     x, y = pairs.x, pairs.y
     linear_start = o.start == "cca" and o.head in WITH_LINEAR_START
     shared_reference = o.structure_weight > 0 and o.keep == "shared"
+    transports = o.unpaired_weight > 0 and have_plans(pairs.unpaired)
     g = None
-    if linear_start or shared_reference:
+    if linear_start or shared_reference or transports:
         g = canonical_map(pairs, shared_width(o.dim, x, y))
     if g is not None and linear_start:
         heads, logit_scale = heads_at(o.head, g.g_x, g.g_y), g.logit_scale
     else:
         heads, logit_scale = random_heads(o.head, x.shape[1], y.shape[1], o.dim), LOGIT_SCALE
+    transport = None
+    if g is not None and transports:
+        teacher = Teacher(copy.deepcopy(heads) if linear_start else (g.g_x, g.g_y), linear_start)
+        transport = Transport(teacher, o.unpaired_weight)
     objective = Objective(
         heads,
         o.contrastive or ClipLoss(),
@@ -36,6 +44,7 @@ def starting_objective(pairs: Pairs, o: StartOptions, batch_size: int) -> Object
         o.structure_weight,
         logit_scale if o.logit_scale is None else o.logit_scale,
         learn_scale=o.logit_scale is None,
+        transport=transport,
     )
     return objective.to(x.device, torch.float32)
 

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from structure_reg.evaluation.retrieval import retrieval
 from structure_reg.training.batches import Batch
+from structure_reg.training.callback import Callback
 from structure_reg.training.data import HeldOut
 from structure_reg.training.objective import Objective
+from structure_reg.training.rows import Rows
 from structure_reg.training.together import of_first
 
 # From the share of STRUCTURE's weight at a step to a score; higher is better.
@@ -29,20 +31,35 @@ def validator(objective: Objective, rows: HeldOut, monitor: str, group: Any = No
     @torch.no_grad()
     def validate(share: float) -> float:
         if monitor == "objective":
-            loss = objective(Batch(rows.x, rows.y, rows.ids), share).total
+            loss = objective(Batch(rows.x[:], rows.y[:], rows.ids), share).total
             return of_first(-float(loss), group)
-        z_x, z_y = objective.head_x(rows.x), objective.head_y(rows.y)
+        z_x, z_y = mapped(objective.head_x, rows.x), mapped(objective.head_y, rows.y)
         found = retrieval(z_x, z_y, ids=rows.ids, y_ids=rows.y_ids)
         return of_first(float(found.mean_recall), group)
 
     return validate
 
 
+def mapped(head: nn.Module, x: Tensor | Rows) -> Tensor:
+    """What a head makes of all rows; those that are not held in memory are read in blocks."""
+    if isinstance(x, Rows):
+        return torch.cat([head(x[block]) for block in x.blocks()])
+    z: Tensor = head(x)
+    return z
+
+
 class Watch:
     """The best step so far, and whether it was too long ago."""
 
-    def __init__(self, objective: Objective, validate: Validate | None, patience: float) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        validate: Validate | None,
+        patience: float,
+        callback: Callback | None = None,
+    ) -> None:
         self.objective, self.validate, self.patience = objective, validate, patience
+        self.callback = callback
         self.steps: list[float] = []
         self.scores: list[float] = []
         self.best_score, self.best_done = -math.inf, 0.0
@@ -58,6 +75,8 @@ class Watch:
         self.objective.train()
         self.steps.append(step)
         self.scores.append(score)
+        if self.callback is not None:
+            self.callback(step, {"validation": score})
         if score > self.best_score:
             self.best_score, self.best_done, self.best_step = score, done, step
             self.best_state = copy.deepcopy(self.objective.state_dict())

@@ -29,7 +29,11 @@ from structure_reg import (
 )
 from structure_reg.heads.moments import PairRows
 from structure_reg.heads.ridge import regression
-from structure_reg.heads.ridge_selection import RIDGES, leave_one_out_error
+from structure_reg.heads.ridge_selection import (
+    RIDGES,
+    from_coarse_to_fine,
+    leave_one_out_error,
+)
 
 FITS: dict[Callable[..., Any], tuple[Callable[..., Any], dict[str, Any]]] = {
     fit_ridge: (oracles_heads.ridge_scores, {"ridge": 0.7}),
@@ -260,6 +264,34 @@ def test_ridge_is_that_of_refitting_without_each_pair() -> None:
     r = regression("test", PairRows(x, y), 1.0, False)
     for ridge, error in errors.items():
         assert leave_one_out_error(r.S, r.VXY, r.y, PairRows(x, y))(ridge) == pytest.approx(error)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 3.0, 100.0])
+@pytest.mark.parametrize("decay", [0.0, 1.0, 2.5])
+def test_the_search_finds_an_error_as_small_as_that_of_all_ridges(
+    noise: float, decay: float
+) -> None:
+    of_columns = torch.arange(1, 33) ** -decay
+    x = (normal(600, 32, seed=0) * of_columns) @ rotation(32)
+    y = x @ normal(32, 6, seed=1)
+    y = y + noise * y.std() * normal(600, 6, seed=2)
+    r = regression("test", PairRows(x, y), 1.0, True)
+    error = leave_one_out_error(r.S, r.VXY, r.y, PairRows(x, y))
+    asked = []
+    found = from_coarse_to_fine(lambda ridge: asked.append(ridge) or error(ridge))
+    assert error(found) <= 1.001 * min(map(error, RIDGES))
+    assert len(set(asked)) == len(asked) <= 11
+
+
+@pytest.mark.parametrize("best", RIDGES)
+def test_the_search_reaches_every_ridge(best: float) -> None:
+    assert from_coarse_to_fine(lambda ridge: abs(np.log(ridge / best))) == best
+
+
+def test_few_pairs_compare_all_ridges() -> None:
+    x, y = pairs(60)
+    r = regression("test", PairRows(x, y), None, True)
+    assert r.ridge == min(RIDGES, key=leave_one_out_error(r.S, r.VXY, r.y, PairRows(x, y)))
 
 
 def test_the_default_ridge_follows_the_noise() -> None:

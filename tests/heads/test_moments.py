@@ -15,7 +15,7 @@ from processes import GROUPS
 from torch import Tensor
 
 import structure_reg as sr
-from structure_reg.heads.moments import STRIP
+from structure_reg.heads.moments import STRIP, PairRows, moments_of_regression
 from structure_reg.heads.spectra import spectra_of_few_rows, spectra_of_rows
 
 Fit = Callable[..., Any]
@@ -68,6 +68,16 @@ def test_narrow_features_are_accumulated_in_float64(dtype: torch.dtype) -> None:
     assert moments.M_xx.dtype == torch.float64
     assert_moments(moments, x, y)
     assert sr.fit_ridge(moments)[0].weight.dtype == torch.float32
+
+
+def test_a_regression_spares_the_products_of_y() -> None:
+    x, y = related(1000, shift=3.0)
+    with sr.tile_budget(1e-3):  # many blocks
+        few = moments_of_regression("test", PairRows(x, y))
+    all_of_them = sr.PairMoments().update(x, y)
+    for name in ("mean_x", "mean_y", "M_xx", "M_xy"):
+        torch.testing.assert_close(getattr(few, name), getattr(all_of_them, name))
+    torch.testing.assert_close(few.M_yy, all_of_them.M_yy.diagonal().diag())
 
 
 def test_more_columns_than_a_strip() -> None:

@@ -204,6 +204,21 @@ class TestTraining:
         assert torch.equal(first, again)
         assert not torch.equal(first, Aligner(**options, seed=6).fit(X, Y).transform_x(NEW_X))
 
+    def test_the_default_trains_only_where_something_is_gained(self) -> None:
+        start = sr.Aligner(dim=16).fit(X, Y)
+        assert start.history_ == {} or not start.history_.get("contrastive")
+        assert start.stopped_ == "after 0 steps"
+        same = sr.Aligner(dim=16, epochs=0).fit(X, Y)
+        assert torch.equal(same.transform_x(X), start.transform_x(X))
+        cca = sr.Aligner(dim=16, head="cca").fit(X, Y)
+        torch.testing.assert_close(cca.transform_x(X), start.transform_x(X), rtol=0, atol=1e-5)
+        for options in ({"noise": 0.0}, {"head": "mlp"}, {"epochs": 2}, {"structure_weight": 9.0}):
+            steps = {"max_steps": 2, "dim": 16} | options
+            assert len(sr.Aligner(**steps).fit(X, Y).history_["contrastive"]) == 2
+        others = {"validation": (X, Y)}, {"unpaired": (X, Y)}
+        for rows in others:
+            assert sr.Aligner(dim=16).fit(X[:40], Y[:40], **rows).history_["contrastive"]
+
     def test_batches_are_full_and_epochs_are_passes(self) -> None:
         spy = Spy()
         history = Aligner(structure=spy, batch_size=50, epochs=3).fit(X, Y).history_
@@ -305,7 +320,7 @@ class Spy(nn.Module):
 class TestBesideThePairs:
     def test_unpaired_rows_are_anchors_of_their_side(self) -> None:
         spy = Spy()
-        Aligner(structure=spy, epochs=1, dim=10, keep="frozen").fit(
+        Aligner(structure=spy, epochs=1, dim=10, keep="frozen", unpaired_weight=0.0).fit(
             X, Y, unpaired=(NEW_X, NEW_Y[:30])
         )
         assert spy.anchors == [(60, 20, 60, 10), (30, 14, 30, 10)]
@@ -384,7 +399,7 @@ class TestErrors:
             ({"layers": 0}, "layers >= 1"),
             ({"structure_weight": -1}, "structure_weight"),
             ({"structure": "js"}, "structure to be a module"),
-            ({"epochs": 0}, "epochs"),
+            ({"epochs": -1}, "epochs"),
             ({"batch_size": 1}, "batch_size"),
             ({"lr": "fast"}, "lr to be one of"),
             ({"lr": 0.0}, "lr"),
@@ -438,6 +453,7 @@ class TestErrors:
         assert (aligner.layers_, aligner.dim, aligner.seed) == (("late", 0), 4, 3)
         assert (aligner.structure_weight, aligner.noise, aligner.head) == (20.0, 0, "linear")
         assert aligner.history_["weight"] == [20.0] * 3
+        assert aligner.stopped_ is None
         rows = {
             "x": [[0.191490039, 0.722124994, -0.664713919, -0.00475143595],
                   [-0.58381170, -0.464713663, -0.650383055, 0.142151340]],

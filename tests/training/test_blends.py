@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import structure_reg as sr
-from structure_reg.training.blending import choose_blend
+from structure_reg.training.blending import weighed_blends
 
 Layers = dict[str, Tensor]
 
@@ -50,12 +50,13 @@ def test_a_blend_sees_what_no_single_layer_does() -> None:
     assert aligner.score(NEW_XS, NEW_YS) > 1.5 * single
 
 
-def test_one_layer_is_taken_where_it_is_as_good() -> None:
+def test_one_layer_is_taken_where_others_add_noise() -> None:
     """Held-out pairs do not ask for noise beside the layer that shows everything."""
     g = torch.Generator().manual_seed(0)
-    y = YS["y"]
-    xs = {"all": y @ torch.randn(15, 20, generator=g), "noise": torch.randn(200, 300, generator=g)}
-    assert sr.Aligner(epochs=1).fit(xs, y).layers_ == ("all", 0)
+    y = YS["y"][:60]
+    seen = y @ torch.randn(15, 20, generator=g) + 3 * torch.randn(60, 20, generator=g)
+    noise = [torch.randn(60, 300, generator=g) for _ in range(4)]
+    assert sr.Aligner(epochs=1).fit([seen, *noise], y).layers_ == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_the_report_names_the_blend() -> None:
     x, y = selection.blend(3)
     assert [list(XS)[i] for i in x] == PARTS
     assert y == (0,)
-    assert "blend of up to 3 a side: part 0, part 1, part 2 with y" in str(selection)
+    assert "blend of up to 5 a side: part 0, part 1, part 2, noise with y" in str(selection)
     assert selection.blend(1)[0] == (int(selection.scores.nan_to_num(-1).amax(1).argmax()),)
     with pytest.raises(ValueError, match=r"LayerSelection\.blend: expected layers >= 1"):
         selection.blend(0)
@@ -139,8 +140,10 @@ def test_the_choice_does_not_depend_on_the_order_of_pairs() -> None:
     selection = sr.select_layers(XS, YS, permutations=20)
     order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
     xs, ys = list(XS.values()), list(YS.values())
-    shuffled = choose_blend(selection, [x[order] for x in xs], [y[order] for y in ys], None)
-    assert shuffled == choose_blend(selection, xs, ys, None)
+    shuffled = weighed_blends(selection, [x[order] for x in xs], [y[order] for y in ys], None, 200)
+    for one, other in zip(shuffled, weighed_blends(selection, xs, ys, None, 200), strict=True):
+        assert one.blend == other.blend
+        assert one.weight == pytest.approx(other.weight, abs=0.2)
 
 
 class TestErrors:

@@ -15,9 +15,10 @@ from contract import normal
 from torch import Tensor
 
 import structure_reg as sr
-from structure_reg.training import choice, rows
+from structure_reg._progress import Progress
+from structure_reg.training import aligning, choice, rows
 from structure_reg.training.copies import copy_numbers
-from structure_reg.training.rows import Rows
+from structure_reg.training.rows import Rows, mapped_file, rows_of
 from structure_reg.training.steps import step_count
 
 N = 90
@@ -195,17 +196,60 @@ class TestStreamed:
         with pytest.raises(ValueError, match="same number of rows, got 90 and 89"):
             Aligner().fit(X, Y[:-1])
 
-    def test_unpaired_rows_and_validation(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize("monitor", ["recall", "objective"])
+    def test_unpaired_rows_and_validation(
+        self, monitor: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         others = {"unpaired": (X[:40], Y), "validation": (X[:20], Y[:20])}
-        expected = Aligner().fit(X, Y, **others).transform_x(X)
+        expected = Aligner(monitor=monitor).fit(X, Y, **others)
         monkeypatch.setattr(rows, "BUDGET", 0)
-        z = Aligner().fit(X, Y, **others).transform_x(X)
-        torch.testing.assert_close(z, expected, **EXACT)
+        with sr.tile_budget(1e-3):  # many blocks
+            found = Aligner(monitor=monitor).fit(X, Y, **others)
+        torch.testing.assert_close(found.transform_x(X), expected.transform_x(X), **EXACT)
+        assert found.history_["validation"] == pytest.approx(expected.history_["validation"])
 
     def test_copies_are_found_by_their_bits(self) -> None:
         x = torch.tensor([[0.0, 1.0], [2.0, 1.0], [-0.0, 1.0], [0.0, 2.0], [2.0, 1.0]])
         numbers = copy_numbers(Rows([x], x.device))
         assert numbers.tolist() == [0, 1, 0, 2, 1]
+
+
+def resident(path: Path) -> int:
+    """KiB of a mapped file that are in this process's memory."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            inside = line.endswith(path.name)
+        elif inside and line.startswith("Rss:"):
+            total += int(line.split()[1])
+    return total
+
+
+class TestMaps:
+    @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux counts pages")
+    def test_pages_that_were_read_are_let_go(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "x.npy", np.ones((8192, 64), np.float16))  # 1 MiB
+        x = np.load(tmp_path / "x.npy", mmap_mode="r")
+        rows = rows_of("f", "x", {"layer": np.asarray(x)[:]}, "layer", None)
+        assert float(x.sum(dtype=np.float32)) == 8192 * 64
+        assert resident(tmp_path / "x.npy") >= 1024
+        assert torch.equal(rows[8:16], torch.ones(8, 64))
+        assert resident(tmp_path / "x.npy") == 0
+        assert torch.equal(rows[torch.tensor([5, 3])], torch.ones(2, 64))
+
+    @pytest.mark.parametrize("mode", ["r+", "c"])
+    def test_what_was_changed_stays(self, mode: Any, tmp_path: Path) -> None:
+        np.save(tmp_path / "x.npy", np.ones((64, 8), np.float32))
+        x = np.load(tmp_path / "x.npy", mmap_mode=mode)
+        x[3] = 7.0
+        rows = rows_of("f", "x", x, 0, None)
+        rows[:32]
+        assert x[3].tolist() == [7.0] * 8 == rows[3:4][0].tolist()
+
+    def test_arrays_without_a_file_have_none(self) -> None:
+        x = np.memmap.__new__(np.memmap, __file__, np.uint8, "r")
+        for array in (X, X.numpy(), np.asarray(x + 1), x + 1):
+            assert mapped_file(array) is None
 
 
 class TestSteps:
@@ -253,8 +297,17 @@ class TestWhatStopped:
     def test_a_closed_form_did_not_train(self, tmp_path: Path) -> None:
         aligner = Aligner(head="cca").fit(X, Y)
         assert aligner.stopped_ is None
+        assert aligner.history_["stopped"] is None
         aligner.save(tmp_path / "aligner.safetensors")
         assert sr.Aligner.load(tmp_path / "aligner.safetensors").stopped_ is None
+
+    def test_the_history_and_the_file_say_it_too(self, tmp_path: Path) -> None:
+        aligner = Aligner(max_steps=3).fit(X, Y)
+        aligner.save(tmp_path / "aligner.safetensors")
+        for again in (aligner, sr.Aligner.load(tmp_path / "aligner.safetensors")):
+            assert again.stopped_ == again.history_.stopped == "after 3 steps"
+            assert again.history_["stopped"] == again.history_.get("stopped") == "after 3 steps"
+            assert "stopped" not in list(again.history_)
 
     def test_it_is_silent_unless_asked(self, capfd: pytest.CaptureFixture[str]) -> None:
         Aligner().fit(X, Y)
@@ -270,3 +323,22 @@ class TestWhatStopped:
         assert bar.count("\n") == 1
         assert last in bar
         assert "100%" in bar
+
+    def test_the_bar_counts_the_search_for_layers_and_shrinkage(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: dict[str, int] = {}
+
+        class Counted(Progress):
+            def stage(self, name: str, steps: int | None = None) -> None:
+                self.name = name
+                super().stage(name, steps)
+
+            def step(self) -> None:
+                seen[self.name] = seen.get(self.name, 0) + 1
+                super().step()
+
+        monkeypatch.setattr(aligning, "Progress", Counted)
+        Aligner().fit([X, OTHER], Y)
+        assert seen["training heads"] == 4
+        assert 8 <= seen["choosing shrinkage"] <= seen["choosing layers"] / 2
