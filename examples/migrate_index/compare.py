@@ -65,7 +65,7 @@ def migrated(old: Vectors, new: Vectors, stored: Tensor, queries: Tensor) -> Ten
     rows = torch.arange(len(stored), len(everything))
     ridge = report(everything, rows, new, old.queries).ridge
     migration = fitted(old, new, ridge)
-    return nearest(migration, index_rows(migration, stored), queries)
+    return nearest(migration, index_rows(migration.old, migration.bank, stored), queries)
 
 
 def without_old_queries(old: Vectors, new: Vectors, stored: Tensor, queries: Tensor) -> Tensor:

