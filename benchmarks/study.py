@@ -1,12 +1,13 @@
-"""Which setting should a user get? Two data sets, two image encoders, 50 pairs to all of them.
+"""What does each part of training contribute, from 50 pairs to all pairs of two data sets?
 
     python benchmarks/study.py run --data FOLDER [--output FILE]
     python benchmarks/study.py page [--output FILE]
 
-The first takes two to three hours of one core, the second writes docs/study.md and its pictures.
+The first takes two to three hours of one core, the second writes docs/study_tables.md and its
+pictures.
 FOLDER holds `openclipart.safetensors` and `.jsonl`, `emoji-noto.safetensors` and `.jsonl`: a
 tensor per layer, a line per pair with its text and split; `study_data.py` makes such a folder. A
-run is a line of FILE, `study.jsonl` beside this script, and what is there is not run again. Seeds
+run is a line of FILE, by default `study.jsonl`, and what is there is not run again. Seeds
 choose the pairs as well as the weights. The test split is read here alone: settings were chosen on
 folds of the rest.
 """

@@ -5,8 +5,8 @@
 Three sets of pictures and names, two image encoders each, from 100 pairs to all of them. FOLDER
 is that of `study.py`, and holds `icons` too. Each seed draws its own training pairs; the test
 split, none of whose concepts occurs in training, is read here alone. Every line of the output file
-is one fit; what is there is not run again. `--report` prints the tables of docs/study.md. Half an
-hour of one core for the two small sets, as much again for the icons.
+is one fit; what is there is not run again. `--report` prints the tables of docs/study.md and draws
+its picture. Half an hour of one core for the two small sets, as much again for the icons.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from study import ENCODERS, Pictures, mean_recall
@@ -38,6 +39,8 @@ METHODS: dict[str, dict[str, Any]] = {
     PLAIN: {"layers": "last", "start": "random", "structure_weight": 0, **STEPS},
     **{f"{head} on the best pair": {"head": head, "layers": "select"} for head in CLOSED},
 }
+PICTURE = Path(__file__).parents[1] / "docs/study.png"
+NAMES = {"image_dino": "ViT-S/14", "image_effnet": "EfficientNet-Lite0"}
 Key = tuple[str, str, str]  # set, encoder, n
 Cells = dict[Key, dict[int, float]]  # recall by seed
 
@@ -85,6 +88,7 @@ def report(found: list[dict[str, Any]]) -> None:
     for key in keys:
         means = [f"{np.mean(list(recall[method][key].values())):.1f}" for method in METHODS]
         print(f"| {' | '.join((*key, *means))} |")
+    draw(recall, keys)
     print("\n| `Aligner()` over | mean gain, % | least of a cell, % |\n|---|--:|--:|")
     for method in METHODS:
         if method != DEFAULT:
@@ -106,6 +110,24 @@ def print_gain(label: str, of_default: Cells, others: list[Cells], keys: list[Ke
     least = 100 * min(mean(of_default[key]) / mean(best[key]) - 1 for key in keys)
     error = per_seed.std(ddof=1) / len(seeds) ** 0.5 if len(seeds) > 1 else float("nan")
     print(f"| {label} | {per_seed.mean():+.1f} ± {error:.1f} | {least:+.1f} |")
+
+
+def draw(recall: dict[str, Cells], keys: list[Key]) -> None:
+    """Recall by number of pairs, a panel for each set and encoder."""
+    panels = list(dict.fromkeys(key[:2] for key in keys))
+    figure, axes = plt.subplots(2, 3, figsize=(10, 5.5), layout="constrained")
+    lines = ((DEFAULT, "tab:orange"), (PAIR, "tab:blue"), (PLAIN, "tab:gray"))
+    for panel, axis in zip(sorted(panels, key=lambda panel: panel[1]), axes.flat, strict=True):
+        sizes = [key[2] for key in keys if key[:2] == panel]
+        for method, color in lines:
+            means = [mean(recall[method][*panel, n]) for n in sizes]
+            axis.plot(sizes, means, color=color, marker="o", label=method)
+        axis.set(title=f"{panel[0]}, {NAMES[panel[1]]}", xlabel="pairs", ylim=(0, None))
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_ylabel("mean recall on test, %")
+    axes[1, 0].set_ylabel("mean recall on test, %")
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    figure.savefig(PICTURE, dpi=110)
 
 
 def mean(of_seeds: dict[int, float]) -> float:

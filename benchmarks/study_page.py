@@ -305,7 +305,7 @@ def write_page(lines: list[Line]) -> None:
     r = Results([line for line in lines if line["method"] in COMMON])
     draw_sizes(r, DOCS / "study_sizes.png")
     draw_curves(r, DOCS / "study_curves.png")
-    page = (Path(__file__).parent / "study.md").read_text()
+    page = (Path(__file__).parent / "study_tables.md").read_text()
     for name, text in (
         ("SEEDS", str(len(r.seeds))),
         ("GAINS", gains_table(r, others=False)),
@@ -318,4 +318,4 @@ def write_page(lines: list[Line]) -> None:
         ("OTHERS", cells_table(some, others=True)),
     ):
         page = page.replace(f"@{name}@", text)
-    (DOCS / "study.md").write_text(page)
+    (DOCS / "study_tables.md").write_text(page)

@@ -28,7 +28,6 @@ parser.add_argument(
     choices=["image_dino", "image_effnet"],
     help="image encoder: a ViT-S/14 (default) or an EfficientNet-Lite0",
 )
-parser.add_argument("--epochs", type=int, default=200, help="default: %(default)s")
 parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
 parser.add_argument(
     "--output",
@@ -53,7 +52,7 @@ def side(encoder: str, rows: np.ndarray) -> dict[str, Tensor]:
 
 
 # %% One call
-aligner = Aligner(epochs=args.epochs, seed=args.seed, progress=True)
+aligner = Aligner(seed=args.seed, progress=True)
 aligner.fit(side(args.image, train), side("text_minilm", train), ids=captions[train])
 args.output.parent.mkdir(parents=True, exist_ok=True)
 aligner.save(args.output)

@@ -44,7 +44,7 @@ EXTRAS = {  # and what each of them brings
     "transformers": {"huggingface_hub", "safetensors", "tqdm"},
     "wandb": set(),
 }
-WRITTEN_BY_BENCHMARKS = {"docs/study.md", "docs/benchmarks.md", "docs/cost.md"}
+WRITTEN_BY_BENCHMARKS = {"docs/benchmarks.md"}
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NEEDS = re.compile(r"[Ww]ith\s+`(\w+)`\s+installed")
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS

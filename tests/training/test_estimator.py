@@ -142,7 +142,7 @@ def test_histories_are_tables(tmp_path: Path) -> None:
     pd = pytest.importorskip("pandas")
     aligner = sr.Aligner(epochs=30).fit(X, Y, validation=(X, Y))
     steps, validations = pd.DataFrame(aligner.history_), pd.DataFrame(aligner.validation_history_)
-    assert list(steps) == ["contrastive", "structure", "logit_scale", "weight"]
+    assert list(steps) == ["contrastive", "structure", "transport", "logit_scale", "weight"]
     assert list(validations) == ["validation_step", "validation"]
     assert validations["validation"].tolist() == aligner.history_["validation"]
     assert aligner.history_.get("validation") == aligner.history_["validation"]
