@@ -29,6 +29,7 @@ PAGES = {
 }
 EXTRAS = {  # and what each of them brings
     "anndata": {"h5py", "pandas", "scipy"},
+    "faiss": set(),
     "h5py": set(),
     "huggingface_hub": {"tqdm"},
     "matplotlib": set(),

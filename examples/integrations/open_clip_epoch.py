@@ -1,6 +1,6 @@
 """Run open_clip's unmodified `train_one_epoch` with STRUCTURE in the loss.
 
-    pip install open_clip_torch
+    pip install -e ".[open-clip]" && pip install --no-deps open_clip_torch timm torchvision
     python examples/integrations/open_clip_epoch.py
 
 A small CLIP with both towers locked trains its two projections and the scale. Its loss receives
