@@ -102,14 +102,11 @@ def report(found: list[dict[str, Any]]) -> None:
 
 
 def print_gain(label: str, of_default: Cells, others: list[Cells], keys: list[Key]) -> None:
-    """Mean over cells of the relative gain over the best of others, with its error over seeds."""
-    best = {key: max(others, key=lambda other: mean(other[key]))[key] for key in keys}
-    seeds = sorted({seed for key in keys for seed in of_default[key]})
-    gains = np.array([[of_default[key][s] / best[key][s] - 1 for key in keys] for s in seeds])
-    per_seed = 100 * gains.mean(1)
-    least = 100 * min(mean(of_default[key]) / mean(best[key]) - 1 for key in keys)
-    error = per_seed.std(ddof=1) / len(seeds) ** 0.5 if len(seeds) > 1 else float("nan")
-    print(f"| {label} | {per_seed.mean():+.1f} ± {error:.1f} | {least:+.1f} |")
+    """Mean over cells of the relative gain over the best of others, with its error over cells."""
+    best = [max(mean(other[key]) for other in others) for key in keys]
+    gains = 100 * (np.array([mean(of_default[key]) for key in keys]) / best - 1)
+    error = gains.std(ddof=1) / len(gains) ** 0.5
+    print(f"| {label} | {gains.mean():+.1f} ± {error:.1f} | {gains.min():+.1f} |")
 
 
 def draw(recall: dict[str, Cells], keys: list[Key]) -> None:

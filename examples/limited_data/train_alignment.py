@@ -92,6 +92,8 @@ def trained(
     if run["preset"] == "released":
         aligner = released_aligner(len(x), layers="last", seed=seed, **options)
     else:
+        # As in the paper, heads are trained, and unpaired rows are neighbours of the pairs.
+        options = {"epochs": 200, "unpaired_weight": 0.0} | options
         aligner = Aligner(
             layers="last",  # only one layer is given per side
             contrastive=None if loss == "default" else settings.CONTRASTIVES[loss](**contrastive),
