@@ -31,7 +31,7 @@ SETS = ("openclipart", "emoji-noto", "icons")
 SIZES = {"icons": ("1000", "3000", "all")}
 SMALL = ("100", "200", "400", "all")
 DEFAULT, PAIR, PLAIN = "Aligner()", "best pair, same start", "last layers, plain, random start"
-CLOSED = ("ridge", "cca", "csa", "procrustes")
+CLOSED = ("ridge", "csa", "procrustes")  # CCA on the best pair is the same start
 STEPS: dict[str, Any] = {"epochs": 200, "max_steps": 200}  # of at most 4096 pairs
 METHODS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
@@ -82,23 +82,20 @@ def report(found: list[dict[str, Any]]) -> None:
     for line in found:
         key = line["set"], line["encoder"], line["n"]
         recall[line["method"]][key][line["seed"]] = 100 * line["recall"]
-    keys = list(recall[DEFAULT])
+    order = [(s, e, n) for s in SETS for e in ENCODERS for n in SIZES.get(s, SMALL)]
+    keys = [key for key in order if key in recall[DEFAULT]]
     print("| set | encoder | pairs | " + " | ".join(METHODS) + " |")
     print("|---|---|--:|" + "--:|" * len(METHODS))
     for key in keys:
-        means = [f"{np.mean(list(recall[method][key].values())):.1f}" for method in METHODS]
-        print(f"| {' | '.join((*key, *means))} |")
+        means = [f"{mean(recall[method][key]):.1f}" for method in METHODS]
+        print(f"| {' | '.join((key[0], NAMES[key[1]], key[2], *means))} |")
     draw(recall, keys)
     print("\n| `Aligner()` over | mean gain, % | least of a cell, % |\n|---|--:|--:|")
     for method in METHODS:
         if method != DEFAULT:
             print_gain(method, recall[DEFAULT], [recall[method]], keys)
-    print_gain(
-        "the best closed form of each cell",
-        recall[DEFAULT],
-        [recall[f"{head} on the best pair"] for head in CLOSED],
-        keys,
-    )
+    of_pair = [recall[method] for method in METHODS if method not in (DEFAULT, PLAIN)]
+    print_gain("the best closed form of each cell", recall[DEFAULT], of_pair, keys)
 
 
 def print_gain(label: str, of_default: Cells, others: list[Cells], keys: list[Key]) -> None:
