@@ -20,7 +20,7 @@ from structure_reg.training.data import held_out
 from structure_reg.training.given import Given
 from structure_reg.training.history import History
 from structure_reg.training.inputs import Features, as_given, layer_of, layers_of_blend
-from structure_reg.training.options import WITHOUT_TRAINING
+from structure_reg.training.options import default_epochs
 from structure_reg.training.side import Side, mapped_rows
 from structure_reg.training.state import own_state
 from structure_reg.training.together import group_of, is_first
@@ -102,9 +102,10 @@ class Aligner:
         and for STRUCTURE. Constant columns become 0.
     epochs : int, optional
         Passes over the pairs. With no more pairs than `batch_size`, an epoch is one step. With 0,
-        the heads stay at their start. None: 200 if any other option of the objective or of training
-        is given, or if :meth:`fit` receives validation pairs or unpaired rows; otherwise 0, since
-        training gained nothing over the CCA start in the study of the documentation.
+        the heads stay at their start. None: 50 if :meth:`fit` receives unpaired rows; 200 if it
+        receives validation pairs, or if any other option of the objective or of training is given;
+        otherwise 0, since training gained nothing over the CCA start in the study of the
+        documentation.
     max_steps : int, optional
         Largest number of steps, whatever `epochs` says; schedules then span that many steps. None:
         no limit if one batch holds all pairs; otherwise 32 steps of 4096 pairs, or as many steps of
@@ -394,8 +395,9 @@ class Aligner:
         group = group_of("Aligner.fit", group)
         given = Given(x, y, ids, validation, unpaired)
         options = estimator.options_of(self)
-        if self.epochs is None and not self._gains_by_training(given):
-            options["epochs"] = 0
+        if self.epochs is None:
+            changed = estimator.changed_names(self)
+            options["epochs"] = default_epochs(changed, validation, unpaired)
         found = aligned(given, options, group, callback)
         self.selection_, self.n_pairs_ = found.selection, found.n_pairs
         self.history_ = History(found.trained.history, found.trained.stopped)
@@ -599,10 +601,6 @@ class Aligner:
         side = self._sides[index]
         one = layer_of(function, side.name, features, layers_of_blend(side.layer)[0])
         return as_given(mapped_rows(function, side, features), one)
-
-    def _gains_by_training(self, given: Given) -> bool:
-        others = given.validation is not None or given.unpaired is not None
-        return others or not WITHOUT_TRAINING.issuperset(estimator.changed_names(self))
 
     def _check_fitted(self, function: str) -> None:
         if not hasattr(self, "_sides"):

@@ -5,7 +5,7 @@ The fields have the names of the constructor's parameters, where they are docume
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -28,6 +28,7 @@ from structure_reg.training.trained_heads import TRAINED, WITH_LINEAR_START
 FUNCTION = "Aligner"
 NOISE = 1.0  # standard deviations of a column, when training with STRUCTURE
 EPOCHS = 200
+EPOCHS_UNPAIRED = 50  # on folds, more made matches of unpaired rows firm that were wrong
 # Options that change what is aligned, or where; all others ask for training.
 WITHOUT_TRAINING = {
     "layers",
@@ -126,6 +127,14 @@ def checked_options(options: Mapping[str, Any]) -> tuple[StartOptions, TrainingO
         training["epochs"] = EPOCHS
     training["lr_schedule"] = training["lr_schedule"] or cosine_decay
     return checked, TrainingOptions(**training)
+
+
+def default_epochs(changed: Iterable[str], validation: Any, unpaired: Any) -> int:
+    """Epochs where none are given: none where training gains nothing over the start."""
+    if unpaired is not None:
+        return EPOCHS_UNPAIRED
+    asked = not WITHOUT_TRAINING.issuperset(changed)
+    return EPOCHS if asked or validation is not None else 0
 
 
 def plain(value: Any) -> Any:
