@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 from study import ENCODERS, Pictures, mean_recall
-from study_blends import START
 from study_folds import folds
 from torch import Tensor
 from tqdm import tqdm
 
 from structure_reg import Aligner
 
+START: dict[str, Any] = {"epochs": 0}
 # Options, and which unpaired rows there are.
 WITHOUT = "none"
 TRAININGS: dict[str, tuple[dict[str, Any], str]] = {
