@@ -43,8 +43,8 @@ def averaged_heads(
     """Average the maps of both sides, in at most `dim` dimensions."""
     columns_x, columns_y = [member.x for member in members], [member.y for member in members]
     m = pairs.moments
-    of_x = outputs(columns_x, [g for g, _ in maps], pairs.x, None if m is None else m.M_xx / m.n)
-    of_y = outputs(columns_y, [g for _, g in maps], pairs.y, None if m is None else m.M_yy / m.n)
+    of_x = outputs(columns_x, [g for g, _ in maps], pairs.x, None if m is None else m.M_xx)
+    of_y = outputs(columns_y, [g for _, g in maps], pairs.y, None if m is None else m.M_yy)
     ranks = [len(g.weight) for g, _ in maps]
     weights = [member.weight for member in members]
     W_x, b_x, C_x = scaled(of_x, ranks, weights)
@@ -53,8 +53,8 @@ def averaged_heads(
     return head_of(Q.mT @ W_x, Q.mT @ b_x), head_of(Q.mT @ W_y, Q.mT @ b_y)
 
 
-def outputs(columns: list[Tensor], maps: list[LinearHead], x: Any, C: Tensor | None) -> Outputs:
-    """Weights in the columns that each map reads, and 0 elsewhere; C is the covariance of x."""
+def outputs(columns: list[Tensor], maps: list[LinearHead], x: Any, M: Tensor | None) -> Outputs:
+    """Weights in the columns that each map reads, and 0 elsewhere; M are the moments of x."""
     d = x.shape[1]
     rows = []
     for where, g in zip(columns, maps, strict=True):
@@ -62,10 +62,10 @@ def outputs(columns: list[Tensor], maps: list[LinearHead], x: Any, C: Tensor | N
         W[:, where.to(W.device)] = double(g.weight)
         rows.append(W)
     W, b = torch.cat(rows), torch.cat([double(g.bias) for g in maps])
-    if C is None:
+    if M is None:
         z = double(x) @ W.mT + b  # (n, Σ r)
-        return Outputs(W, b, z.mT @ z / len(z))
-    return Outputs(W, b, W @ C.to(W.device) @ W.mT)
+        return Outputs(W, b, z.mT @ z / len(x))
+    return Outputs(W, b, W @ M.to(W.device) @ W.mT / len(x))
 
 
 def scaled(z: Outputs, ranks: list[int], weights: list[float]) -> Outputs:

@@ -126,27 +126,21 @@ def held_out_blend(
     weighed = weighed_blends(selection, xs, ys, of_rows, n)
     if not average or len(weighed) == 1:
         return max(weighed, key=lambda blend: blend.weight).blend, None
-    return union([one.blend for one in weighed]), members(weighed, xs, ys)
-
-
-def members(weighed: list[WeighedBlend], xs: list[Tensor], ys: list[Tensor]) -> list[Member]:
-    """The blends by their columns among those of all layers that are in one of them."""
     layers = union([one.blend for one in weighed])
-    x, y = (
-        [columns(of_side, zs, one.blend[side]) for one in weighed]
-        for side, (of_side, zs) in enumerate(zip(layers, (xs, ys), strict=True))
-    )
-    return [
-        Member(x_k, y_k, one.cca, one.weight) for x_k, y_k, one in zip(x, y, weighed, strict=True)
-    ]
+    return layers, [member(one, layers, xs, ys) for one in weighed]
+
+
+def member(one: WeighedBlend, layers: Blend, xs: list[Tensor], ys: list[Tensor]) -> Member:
+    """A blend by its columns among those of `layers`."""
+    x, y = columns(layers.x, xs, one.blend.x), columns(layers.y, ys, one.blend.y)
+    return Member(x, y, one.cca, one.weight)
 
 
 def columns(layers: tuple[int, ...], xs: list[Tensor], kept: tuple[int, ...]) -> Tensor:
     """Columns of the layers that are kept, when `layers` stand side by side."""
-    of_layer = torch.split(
-        torch.arange(sum(xs[i].shape[1] for i in layers)), [xs[i].shape[1] for i in layers]
-    )
-    return torch.cat([of_layer[layers.index(i)] for i in kept])
+    widths = [xs[i].shape[1] for i in layers]
+    of_layer = dict(zip(layers, torch.split(torch.arange(sum(widths)), widths), strict=True))
+    return torch.cat([of_layer[i] for i in kept])
 
 
 def named(names: list[Any], positions: tuple[int, ...]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from itertools import chain
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from structure_reg.training._checks import (
     check_validation,
 )
 from structure_reg.training.inputs import Features
-from structure_reg.training.options import plain
+from structure_reg.training.options import plain, without_address
 from structure_reg.training.pairs import FEWEST
 from structure_reg.training.shards import Shard, ShardedLayers, sharded
 from structure_reg.training.side import FIT
@@ -69,9 +68,9 @@ def presence(given: Given) -> dict[str, str]:
 
 
 def comparable(options: Mapping[str, Any]) -> dict[str, str]:
-    """Options as texts, without the addresses that functions have in one process."""
+    """Options as texts that other processes have too."""
     return {
-        name: re.sub(" at 0x[0-9a-fA-F]+", "", repr(plain(value)))
+        name: without_address(repr(plain(value)))
         for name, value in options.items()
         if name not in OF_ONE_PROCESS
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -15,6 +14,8 @@ from structure_reg.training.estimator import changed_options
 from structure_reg.training.file import AlignerFile, in_features, out_features
 from structure_reg.training.given import OF_ONE_PROCESS
 from structure_reg.training.history import History
+from structure_reg.training.inputs import layers_of_blend
+from structure_reg.training.options import without_address
 from structure_reg.training.side import Side
 
 
@@ -131,8 +132,7 @@ def tensors_in(
 def saved(function: str, aligner: Any, about: About) -> Saved:
     check_about(function, 2, *about)
     content = aligner._content(function)
-    # Functions and modules have an address in the memory of this process.
-    call = re.sub(" at 0x[0-9a-fA-F]+", "", changed_options(aligner, but=OF_ONE_PROCESS))
+    call = without_address(changed_options(aligner, but=OF_ONE_PROCESS))
     return Saved(aligner.save, lambda name: model_card(described(content, call, name), about))
 
 
@@ -149,7 +149,7 @@ def described(content: AlignerFile, call: str, name: str) -> Model:
         "with rows of y are cosines.",
         ("x", "y"),
         {
-            "Layers": [", ".join(map(str, layers_of(side))) for side in (x, y)],
+            "Layers": [", ".join(map(str, layers_of_blend(side.layer))) for side in (x, y)],
             "Columns": [str(in_features(side.head)) for side in (x, y)],
             "Head": [type(side.head).__name__ for side in (x, y)],
         },
@@ -169,10 +169,6 @@ def best_validation(history: History, options: Mapping[str, Any]) -> dict[str, f
     step = history["validation_step"][scores.index(best)]
     kind = "mean recall" if options["monitor"] == "recall" else "negative objective"
     return {f"{kind} on the validation pairs, best of {len(scores)} (step {step:g})": best}
-
-
-def layers_of(side: Side) -> list[Any]:
-    return side.layer if isinstance(side.layer, list) else [side.layer]
 
 
 def usage(name: str, x: Side, y: Side) -> str:

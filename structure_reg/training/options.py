@@ -5,6 +5,7 @@ The fields have the names of the constructor's parameters, where they are docume
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -135,6 +136,11 @@ def default_epochs(changed: Iterable[str], validation: Any, unpaired: Any) -> in
         return EPOCHS_UNPAIRED
     asked = not WITHOUT_TRAINING.issuperset(changed)
     return EPOCHS if asked or validation is not None else 0
+
+
+def without_address(text: str) -> str:
+    """A repr without the addresses that functions and modules have in the memory of one process."""
+    return re.sub(" at 0x[0-9a-fA-F]+", "", text)
 
 
 def plain(value: Any) -> Any:
