@@ -128,6 +128,13 @@ def mean_recall(z_x: Tensor, z_y: Tensor, ids: Tensor) -> float:
     return float(retrieval(z_x, z_y[texts], ids=ids, y_ids=ids[texts]).mean_recall)
 
 
+def recall_of(aligner: Aligner, s: Pictures, encoder: str, rows: Tensor) -> float:
+    """Mean recall of a fitted Aligner on rows of a set."""
+    z_x = aligner.transform_x(s.layers(encoder, rows))
+    z_y = aligner.transform_y(s.layers("text", rows))
+    return mean_recall(z_x, z_y, s.ids[rows])
+
+
 def closed(head: str, pairs: Pairs, test: Pairs) -> dict[str, Any]:
     aligner = Aligner(head=head).fit(pairs.x, pairs.y)
     z_x, z_y = aligner.transform_x(test.x), aligner.transform_y(test.y)

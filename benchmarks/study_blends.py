@@ -15,10 +15,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from study import ENCODERS, Pictures, mean_recall
-from study_folds import folds
+from study import ENCODERS, Pictures, recall_of
+from study_folds import Fold, folds, print_gains
 from tqdm import tqdm
 
 from structure_reg import Aligner
@@ -42,12 +41,10 @@ def recalls(
 ) -> dict[str, float]:
     """Recall in percent on the rows left out, by choice of layers."""
     xs, ys = s.layers(encoder, rows), s.layers("text", rows)
-    new_xs, new_ys = s.layers(encoder, out), s.layers("text", out)
     found = {}
     for name in choices:
         aligner = Aligner(**CHOICES[name]).fit(xs, ys, ids=s.ids[rows])
-        z_x, z_y = aligner.transform_x(new_xs), aligner.transform_y(new_ys)
-        found[name] = 100 * mean_recall(z_x, z_y, s.ids[out])
+        found[name] = 100 * recall_of(aligner, s, encoder, out)
     return found
 
 
@@ -60,21 +57,13 @@ def main() -> None:
     args = parser.parse_args()
     data = {name: Pictures(args.data, name) for name in args.sets}
     todo = [(d, e, n, k) for d in args.sets for e in ENCODERS for n in args.sizes for k in range(2)]
-    found: dict[tuple[str, str, int], list[dict[str, float]]] = {}
+    found: dict[tuple[str, str, int], list[Fold]] = {}
     for name, encoder, n, k in tqdm(todo, desc="folds", mininterval=10):
         rows, out = folds(args.data, name, data[name])[k]
         rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(k))[:n]]
         of_fold = recalls(data[name], encoder, rows, out[:1500], args.choices)
         found.setdefault((name, encoder, n), []).append(of_fold)
-    print(f"{'':32}" + " ".join(f"{d[:5]} {e[6:]} {n}".rjust(18) for d, e, n in found))
-    pairs = np.array([fold["best pair"] for cell in found.values() for fold in cell])
-    for choice in args.choices:
-        means = [float(np.mean([fold[choice] for fold in cell])) for cell in found.values()]
-        gains = np.array([fold[choice] for cell in found.values() for fold in cell]) / pairs - 1
-        error = gains.std(ddof=1) / len(gains) ** 0.5
-        mean, error, least = (100 * value for value in (gains.mean(), error, gains.min()))
-        cells = " ".join(f"{m:18.1f}" for m in means)
-        print(f"{choice:32}{cells} | {mean:+.1f} ± {error:.1f} %, least {least:+.1f} %")
+    print_gains(found, args.choices, "best pair")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from study import ENCODERS, Pictures, mean_recall
+from study import ENCODERS, Pictures, recall_of
 from tqdm import tqdm
 
 from structure_reg import Aligner
@@ -66,9 +66,7 @@ def lines(data: dict[str, Pictures], args: argparse.Namespace, done: set[str]) -
             aligner = Aligner(**METHODS[method], seed=seed)
             aligner.fit(s.layers(encoder, rows), s.layers("text", rows), ids=s.ids[rows])
             seconds = time.process_time() - start
-            z_x = aligner.transform_x(s.layers(encoder, s.test))
-            z_y = aligner.transform_y(s.layers("text", s.test))
-            recall = mean_recall(z_x, z_y, s.ids[s.test])
+            recall = recall_of(aligner, s, encoder, s.test)
             yield {**line, "recall": round(recall, 5), "seconds": round(seconds, 2)}
 
 

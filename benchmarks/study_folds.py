@@ -56,6 +56,22 @@ STEPS, LR = 200, 3e-4
 SILENT = Progress("study", {TRAINING: STEPS}, show=False)
 
 
+Fold = dict[str, float]  # recall in percent by name of what is compared
+
+
+def print_gains(found: dict[tuple[str, str, int], list[Fold]], names: list[str], base: str) -> None:
+    """Recall by name and cell, and the mean gain over one of the names with its standard error."""
+    print(f"{'':32}" + " ".join(f"{d[:5]} {e[6:]} {n}".rjust(18) for d, e, n in found))
+    of_base = np.array([fold[base] for cell in found.values() for fold in cell])
+    for name in names:
+        means = [float(np.mean([fold[name] for fold in cell])) for cell in found.values()]
+        gains = np.array([fold[name] for cell in found.values() for fold in cell]) / of_base - 1
+        error = gains.std(ddof=1) / len(gains) ** 0.5
+        mean, error, least = (100 * value for value in (gains.mean(), error, gains.min()))
+        cells = " ".join(f"{m:18.1f}" for m in means)
+        print(f"{name:32}{cells} | {mean:+.1f} ± {error:.1f} %, least {least:+.1f} %")
+
+
 class Setting(NamedTuple):
     """What a training may differ in; the default is plain contrastive training."""
 

@@ -16,10 +16,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from study import ENCODERS, Pictures, mean_recall
-from study_folds import folds
+from study import ENCODERS, Pictures, recall_of
+from study_folds import Fold, folds, print_gains
 from torch import Tensor
 from tqdm import tqdm
 
@@ -44,15 +43,13 @@ def recalls(
     half = len(others) // 2
     rows = {"none": None, "different": (others[:half], others[half:]), "same": (others, others)}
     xs, ys = s.layers(encoder, pairs), s.layers("text", pairs)
-    new_xs, new_ys = s.layers(encoder, out), s.layers("text", out)
     found = {}
     for name, (options, kind) in TRAININGS.items():
         of = rows[kind]
         unpaired = None if of is None else (s.layers(encoder, of[0]), s.layers("text", of[1]))
         aligner = Aligner(**options)
         aligner.fit(xs, ys, ids=s.ids[pairs], unpaired=unpaired)
-        z_x, z_y = aligner.transform_x(new_xs), aligner.transform_y(new_ys)
-        found[name] = 100 * mean_recall(z_x, z_y, s.ids[out])
+        found[name] = 100 * recall_of(aligner, s, encoder, out)
     return found
 
 
@@ -65,7 +62,7 @@ def main() -> None:
     args = parser.parse_args()
     data = {name: Pictures(args.data, name) for name in args.sets}
     todo = [(n, k, d, e) for n in args.sizes for k in range(2) for d in args.sets for e in ENCODERS]
-    found: dict[tuple[str, str, int], list[dict[str, float]]] = {}
+    found: dict[tuple[str, str, int], list[Fold]] = {}
     for n, k, name, encoder in tqdm(todo, desc="folds", mininterval=10):
         rows, out = folds(args.data, name, data[name])[k]
         rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(k))]
@@ -73,15 +70,7 @@ def main() -> None:
         of_fold = recalls(data[name], encoder, pairs, others, out[:1500])
         found.setdefault((name, encoder, n), []).append(of_fold)
         tqdm.write(f"{name} {encoder} {n} fold {k}: {of_fold}")
-    print(f"{'unpaired rows':32}" + " ".join(f"{d[:5]} {e[6:]} {n}".rjust(18) for d, e, n in found))
-    without = np.array([fold[WITHOUT] for cell in found.values() for fold in cell])
-    for training in TRAININGS:
-        means = [float(np.mean([fold[training] for fold in cell])) for cell in found.values()]
-        gains = np.array([f[training] for cell in found.values() for f in cell]) / without - 1
-        error = gains.std(ddof=1) / len(gains) ** 0.5
-        mean, error, least = (100 * value for value in (gains.mean(), error, gains.min()))
-        cells = " ".join(f"{m:18.1f}" for m in means)
-        print(f"{training:32}{cells} | {mean:+.1f} ± {error:.1f} %, least {least:+.1f} %")
+    print_gains(found, list(TRAININGS), WITHOUT)
 
 
 if __name__ == "__main__":
